@@ -1,0 +1,200 @@
+"""The two public functions, the table of implementations, and what is checked before any compiles.
+
+Unlike the WKV of the RWKV papers' CUDA kernels, nothing here is compiled for one length or one head
+size. Any T >= 1, any N that is a multiple of 4; no 1/sqrt(N) scale.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rwkv_kernels import reference
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What an implementation may look at to say whether it can serve a call: shapes, no values."""
+
+    function: str  # "bi_wkv6" or "wkv6"
+    platform: str  # "cpu", "gpu" or "tpu"
+    shape: tuple[int, int, int, int]  # B, T, H, N
+    dtype: jnp.dtype  # of r, k and v together
+
+
+def _runs_everywhere(call: Call) -> tuple[str, ...]:
+    del call
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """One row of the table: both functions, and every reason why they cannot serve a call.
+
+    The functions take checked arguments in the order of `reference.py`, without defaults.
+    """
+
+    bi_wkv6: Callable[..., Array]
+    wkv6: Callable[..., tuple[Array, Array]]
+    why_not: Callable[[Call], tuple[str, ...]] = _runs_everywhere
+
+
+# In order of preference: `implementation=None` takes the first row that can serve the call.
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "reference": Implementation(reference.bi_wkv6, reference.wkv6),
+}
+
+
+def bi_wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+    *,
+    implementation: str | None = None,
+) -> Float[Array, "B T H N"]:
+    """The bidirectional WKV: every token sees every other, decayed by the tokens between.
+
+    y_t = sum_{j<t} (r_t . prod_{i=j+1..t-1} d_i . k_j) v_j + (r_t . u . k_t) v_t
+        + sum_{j>t} (r_t . prod_{i=t+1..j-1} d_i . k_j) v_j,    d_i = exp(-exp(w_i)).
+
+    Args:
+      r: receptance [B, T, H, N], float32 or bfloat16.
+      k: key, like r.
+      v: value, like r.
+      w: decay logit, [B, T, H, N], float32 whatever the others are (bfloat16 is taken, and loses
+        decays near 1). Any value: a decay of 0 or 1 neither overflows nor loses gradients.
+      u: bonus of the present token [H, N].
+      implementation: a name from `IMPLEMENTATIONS`; None takes the first that can serve the call.
+
+    Returns:
+      y [B, T, H, N] in v's dtype. State and sums are float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes or dtypes that disagree, an unknown implementation, or a named one that
+        cannot serve the call (with every reason).
+
+    Source: RWKV-CLIP (arXiv 2406.06973), section 3; RWKV-6 (arXiv 2404.05892), equation 19.
+    """
+    call = _check("bi_wkv6", r, k, v, w, u)
+    return _choose(call, implementation).bi_wkv6(r, k, v, w, u)
+
+
+def wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+    *,
+    initial_state: Float[Array, "B H N N"] | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
+    """The causal WKV of RWKV-6, with its state handed in and out.
+
+    y_t = r_t (S_t + diag(u) k_t v_t^T),  S_{t+1} = diag(d_t) S_t + k_t v_t^T,
+    d_t = exp(-exp(w_t)).
+
+    Args:
+      r, k, v, w, u, implementation: as in `bi_wkv6`.
+      initial_state: S_0, float32 [B, H, N, N], key x value; None is zeros.
+
+    Returns:
+      y [B, T, H, N] in v's dtype, and the final state S_T, float32 [B, H, N, N]: handed to the next
+      call as `initial_state`, it continues the sequence. Both carry gradients.
+
+    Raises:
+      ValueError: as `bi_wkv6`, and for a state of another shape or dtype.
+
+    Source: RWKV-6 (arXiv 2404.05892), equations 18-19.
+    """
+    call = _check("wkv6", r, k, v, w, u)
+    _check_state(initial_state, call, r, k, v, w, u)
+    return _choose(call, implementation).wkv6(r, k, v, w, u, initial_state)
+
+
+def _check(function: str, r, k, v, w, u) -> Call:
+    arrays = {"r": r, "k": k, "v": v, "w": w, "u": u}
+    for name, x in arrays.items():
+        if not hasattr(x, "shape") or not jnp.issubdtype(x.dtype, jnp.floating):
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise ValueError(f"{function}: {name} must be a floating-point array, got {kind}.")
+    if r.ndim != 4:
+        raise ValueError(f"{function}: r must be [B, T, H, N], got shape {r.shape}.")
+    for name in ("k", "v", "w"):
+        if arrays[name].shape != r.shape:
+            raise ValueError(
+                f"{function}: {name} must have r's shape [B, T, H, N] = {r.shape}, "
+                f"got {arrays[name].shape}."
+            )
+    B, T, H, N = r.shape
+    if u.shape != (H, N):
+        raise ValueError(
+            f"{function}: u must be [H, N] = {(H, N)} to go with r {r.shape}, got {u.shape}."
+        )
+    if T < 1 or B < 1 or H < 1:
+        raise ValueError(
+            f"{function}: got shape {r.shape} as [B, T, H, N]. Any T >= 1 is accepted, and B >= 1, "
+            "H >= 1; there is no WKV of nothing."
+        )
+    if N < 4 or N % 4:
+        raise ValueError(
+            f"{function}: the head size N must be a positive multiple of 4, got N = {N} "
+            f"in r {r.shape}."
+        )
+    return Call(function, jax.default_backend(), r.shape, jnp.result_type(r, k, v))
+
+
+def _check_state(initial_state, call: Call, *inputs) -> None:
+    if initial_state is None:
+        return
+    B, _, H, N = call.shape
+    expected = (B, H, N, N)
+    dtype = jnp.result_type(jnp.float32, *inputs)
+    if getattr(initial_state, "shape", None) != expected or initial_state.dtype != dtype:
+        got = (
+            f"{initial_state.dtype} {initial_state.shape}"
+            if hasattr(initial_state, "shape")
+            else type(initial_state).__name__
+        )
+        raise ValueError(
+            f"wkv6: initial_state must be {dtype} [B, H, N, N] = {expected} to go with "
+            f"r {call.shape}, got {got}."
+        )
+
+
+def _choose(call: Call, name: str | None) -> Implementation:
+    if name is not None:
+        if name not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"{call.function}: unknown implementation {name!r}; known: "
+                f"{', '.join(IMPLEMENTATIONS)}."
+            )
+        reasons = IMPLEMENTATIONS[name].why_not(call)
+        if reasons:
+            raise ValueError(
+                f"{call.function}: implementation {name!r} cannot serve {call.shape} "
+                f"{call.dtype} on {call.platform}: {'; '.join(reasons)}."
+            )
+        return IMPLEMENTATIONS[name]
+    passed_over: list[str] = []
+    for candidate, implementation in IMPLEMENTATIONS.items():
+        reasons = implementation.why_not(call)
+        if not reasons:
+            because = f" ({'; '.join(passed_over)})" if passed_over else ""
+            logger.info(
+                "%s %s %s on %s: %s%s",
+                call.function, call.shape, call.dtype, call.platform, candidate, because,
+            )  # fmt: skip
+            return implementation
+        passed_over.append(f"not {candidate}: {', '.join(reasons)}")
+    raise ValueError(
+        f"{call.function}: nothing can serve {call.shape} {call.dtype} on {call.platform}: "
+        f"{'; '.join(passed_over)}."
+    )

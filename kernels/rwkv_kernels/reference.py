@@ -1,0 +1,59 @@
+"""The definition of the WKV: a `lax.scan` over time that holds one N x N state a head.
+
+Differentiated by JAX itself, so it judges the analytic gradients too. It computes in float32, or in
+float64 when an input is float64; slow and hungry, because autodiff keeps every state.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def bi_wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+) -> Float[Array, "B T H N"]:
+    """Both directions: the causal WKV, plus the reversed one without the present token's bonus."""
+    forward, _ = _scan(r, k, v, w, u, None, reverse=False)
+    backward, _ = _scan(r, k, v, w, jnp.zeros_like(u), None, reverse=True)
+    return (forward + backward).astype(v.dtype)
+
+
+def wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+    initial_state: Float[Array, "B H N N"] | None,
+) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
+    """y_t = r_t (S_t + diag(u) k_t v_t^T),  S_{t+1} = diag(d_t) S_t + k_t v_t^T."""
+    y, state = _scan(r, k, v, w, u, initial_state, reverse=False)
+    return y.astype(v.dtype), state
+
+
+def log_decay(w: Array) -> Array:
+    """log d = -exp(w), finite for every w: beyond w = 60 the decay is 0, and exp(w) may overflow."""
+    return -jnp.exp(jnp.minimum(w, 60.0))
+
+
+def _scan(r, k, v, w, u, initial_state, *, reverse: bool):
+    B, _, H, N = r.shape
+    dtype = jnp.result_type(jnp.float32, r, k, v, w, u)
+    r, k, v, w, u = (x.astype(dtype) for x in (r, k, v, w, u))
+    if initial_state is None:
+        initial_state = jnp.zeros((B, H, N, N), dtype)
+
+    def step(state, token):
+        r_t, k_t, v_t, decay_t = token  # each [B, H, N]
+        kv = k_t[..., :, None] * v_t[..., None, :]
+        # A sum of products, not a dot: no accelerator rounds its operands to TF32 or bfloat16.
+        y_t = jnp.sum(r_t[..., :, None] * (state + u[..., :, None] * kv), axis=-2)
+        return decay_t[..., :, None] * state + kv, y_t
+
+    over_time = tuple(jnp.moveaxis(x, 1, 0) for x in (r, k, v, jnp.exp(log_decay(w))))
+    state, y = jax.lax.scan(step, initial_state.astype(dtype), over_time, reverse=reverse)
+    return jnp.moveaxis(y, 0, 1), state
