@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rwkv_kernels import reference
+from rwkv_kernels import associative_scan, reference
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Implementation:
 # In order of preference: `implementation=None` takes the first row that can serve the call.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "reference": Implementation(reference.bi_wkv6, reference.wkv6),
+    "associative_scan": Implementation(associative_scan.bi_wkv6, associative_scan.wkv6),
 }
 
 

@@ -36,7 +36,7 @@ def wkv6(
 
 
 def log_decay(w: Array) -> Array:
-    """log d = -exp(w), finite for every w: beyond w = 60 the decay is 0, and exp(w) may overflow."""
+    """log d = -exp(w), finite for every w: past w = 60 the decay is 0, and exp(w) may overflow."""
     return -jnp.exp(jnp.minimum(w, 60.0))
 
 
