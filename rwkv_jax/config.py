@@ -1,0 +1,151 @@
+"""A run's whole configuration: typed, frozen, one file a run, overridden field by field."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from rwkv_jax.data.config import LoaderConfig
+from rwkv_jax.evaluation.config import EvalConfig
+from rwkv_jax.models.config import ClipConfig
+from rwkv_jax.training.config import CheckpointConfig, OptimizerConfig, Positives, require
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the message names the field or the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What a run trains on.
+
+    Attributes:
+        dataset: a name of the catalog, such as "open_emoji", "tfds:NAME" or "folder:PATH".
+        split: of that dataset.
+        data_dir: the folder that prepared datasets lie in.
+        loader: how records become batches.
+    """
+
+    dataset: str
+    split: str
+    loader: LoaderConfig
+    data_dir: str = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One run.
+
+    Attributes:
+        batch_size: pairs an update, over all devices.
+        steps: updates in all; the schedule is laid out over them.
+        positives: "pair": only a picture's own text is right for it; "concept": the texts of all
+            pictures of the same concept in the batch are.
+        precision: "auto" takes bfloat16 matmuls on accelerators and float32 on CPUs.
+        log_every: steps between two lines of metrics.
+    """
+
+    model: ClipConfig
+    data: DataConfig
+    batch_size: int
+    steps: int
+    eval: EvalConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    positives: Positives = "pair"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 2, "batch_size", self.batch_size, "must be 2 or more")
+        require(self.steps >= 1, "steps", self.steps, "must be 1 or more")
+        require(self.log_every >= 1, "log_every", self.log_every, "must be 1 or more")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
+        for field, data, model in (
+            ("image_size", self.data.loader.image_size, self.model.image.image_size),
+            ("context_length", self.data.loader.context_length, self.model.text.context_length),
+        ):
+            require(
+                data == model,
+                f"data.loader.{field}",
+                data,
+                f"must equal the model's {field}, {model}",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: tuples become lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Imports a config file, a Python file that sets `config = RunConfig(...)`, and returns that.
+
+    Raises:
+        ConfigError: there is no such file, it fails, or it sets no `config`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise ConfigError(
+            f"config file {path} does not exist"
+            + (f"; there are {', '.join(near)}" if near else "; see configs/ of this project")
+        )
+    spec = importlib.util.spec_from_file_location(f"rwkv_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"config file {path} is no Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # configs share configs/common.py
+    try:
+        spec.loader.exec_module(module)
+    except (ValueError, TypeError, SyntaxError, ImportError, NameError, AttributeError) as error:
+        raise ConfigError(f"config file {path}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    config = getattr(module, "config", None)
+    if not isinstance(config, RunConfig):
+        raise ConfigError(
+            f"config file {path} sets config = {config!r}: it must set config = RunConfig(...)"
+        )
+    return config
+
+
+def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """Applies dotted command-line overrides, such as ["--optimizer.weight-decay", "0.1"].
+
+    An unknown key ends the process with status 2 and a message that names it (tyro's).
+
+    Raises:
+        ConfigError: a value is out of its range; the message names the field.
+    """
+    try:
+        return tyro.cli(RunConfig, default=config, args=list(arguments), prog="train.py")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+# Fields that a restarted run may change: they change neither the parameters nor the data's order.
+FREE_TO_CHANGE = ("log_every", "checkpoint", "eval", "data.data_dir", "data.loader.workers")
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two `to_dict` forms differ, as "field: saved -> now" lines.
+
+    Fields of FREE_TO_CHANGE are passed over.
+    """
+    lines = []
+    for name in sorted(saved.keys() | now.keys()):
+        field = f"{prefix}{name}"
+        if field in FREE_TO_CHANGE or saved.get(name) == now.get(name):
+            continue
+        before, after = saved.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{field}.")
+        else:
+            lines.append(f"{field}: {before!r} -> {after!r}")
+    return lines

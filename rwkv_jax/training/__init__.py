@@ -1,0 +1,1 @@
+"""Contrastive training: loss, optimizer, one step, checkpoints and the record of a run."""

@@ -1,0 +1,90 @@
+"""The record of a run: metrics.jsonl, TensorBoard, and a line or a bar for whoever watches."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from rwkv_jax.files import write_atomically
+
+
+class MetricsLog:
+    """Appends scalars under RUN; a restarted run drops what came after the step it restarts from.
+
+    Args:
+        workdir: RUN; metrics.jsonl and tensorboard/ are written in it.
+        first_step: the step the run (re)starts from.
+        total_steps: the step it ends at.
+    """
+
+    def __init__(self, workdir: Path, *, first_step: int, total_steps: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        self._drop_after(first_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._total = total_steps
+        self._started = time.monotonic()
+        self._first = first_step
+        self._bar = (
+            tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def _drop_after(self, step: int) -> None:
+        """Rewrites metrics.jsonl without the lines of later steps and without a half-written one."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row["step"] <= step:
+                kept.append(line + "\n")
+        write_atomically(self._path, "".join(kept))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl and one point a curve in TensorBoard."""
+        row = {"step": step, "time": round(time.time(), 3), **values}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Progress: a bar on a terminal, a plain line otherwise."""
+        loss = values["train/loss"]
+        rate = values["train/images_per_second"]
+        waiting = values["train/data_wait_share"]
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(
+                f"loss {loss:.3f}, {rate:.0f} images/s, data wait {waiting:.0%}"
+            )
+            return
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(step - self._first, 1) * (self._total - step)
+        print(
+            f"step {step}/{self._total}  loss {loss:.3f}  {rate:.0f} images/s"
+            f"  data wait {waiting:.0%}  left {left / 60:.1f} min",
+            flush=True,
+        )
+
+    def say(self, text: str) -> None:
+        """A line that does not tear the bar."""
+        if self._bar is not None:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._board.close()
+        self._file.close()

@@ -1,0 +1,76 @@
+"""One update: a batch in, the next state and its metrics out."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from rwkv_jax.data.preprocess import normalise
+from rwkv_jax.models import bind
+from rwkv_jax.training.config import Positives
+from rwkv_jax.training.loss import contrastive_loss, same_concept
+from rwkv_jax.training.sharding import batch_sharding, replicated
+from rwkv_jax.training.state import Params, TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+
+LOGIT_SCALE_RANGE = (0.0, math.log(100.0))  # CLIP: logits are never scaled by more than 100
+
+
+def norms(name: str, tree: Params) -> Metrics:
+    """Global norm of each top-level entry (a tower) of a parameter-shaped tree."""
+    return {f"train/{name}/{tower}": optax.global_norm(tree[tower]) for tower in tree}
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef[Any],
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    positives: Positives,
+    seed: int,
+    mesh: Mesh,
+) -> TrainStep:
+    """A compiled `step(state, batch)`; it takes the state as donated.
+
+    `batch` holds image uint8 [B, H, W, 3], text int32 [B, L] and concept int32 [B], split over
+    the mesh's data axis; the loss is over the global batch. The key of drop path is folded from
+    `seed` and the state's step, so a restarted run draws what it would have drawn.
+    """
+
+    def loss_of(params: Params, batch: dict[str, Array], key: Array) -> Float[Array, ""]:
+        model = bind(graphdef, params)
+        image, text, scale = model(normalise(batch["image"]), batch["text"], key=key)
+        same = same_concept(batch["concept"]) if positives == "concept" else None
+        return contrastive_loss(image, text, scale, same)
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        loss, gradients = jax.value_and_grad(loss_of)(state.params, batch, key)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
+        metrics = {
+            "train/loss": loss,
+            "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "train/logit_scale": jnp.exp(params["logit_scale"]),
+            "train/gradient_norm": optax.global_norm(gradients),
+            **norms("gradient_norm", gradients),
+            **norms("parameter_norm", params),
+            **norms("update_norm", updates),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return jax.jit(
+        step,
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        donate_argnums=0,
+    )

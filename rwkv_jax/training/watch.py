@@ -1,0 +1,99 @@
+"""Watching a run without slowing it: metrics are fetched one step late, so no step waits for them."""
+
+import math
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from rwkv_jax.training.metrics_log import MetricsLog
+from rwkv_jax.training.update import Metrics
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient is no number any more; the message names step, keys, checkpoint."""
+
+
+class _Step(NamedTuple):
+    number: int
+    metrics: Metrics
+    keys: list[str]
+    waited: float
+    skipped_share: float
+
+
+class Watch:
+    """Checks every step's loss, and logs every `log_every`-th.
+
+    Args:
+        batch_size: pairs a step, for images/s.
+        last_good: says which checkpoint to name when the loss goes wrong.
+    """
+
+    def __init__(
+        self, log: MetricsLog, *, log_every: int, batch_size: int, checkpoints: Path
+    ) -> None:
+        self._log = log
+        self._log_every = log_every
+        self._batch_size = batch_size
+        self._checkpoints = checkpoints
+        self._pending: _Step | None = None
+        self.last_saved: int | None = None
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._since, self._waited, self._steps = time.monotonic(), 0.0, 0
+
+    def step(
+        self, number: int, metrics: Metrics, keys: list[str], waited: float, skipped_share: float
+    ) -> None:
+        """Notes a step just dispatched, and looks at the one before it."""
+        self.flush()
+        self._pending = _Step(number, metrics, keys, waited, skipped_share)
+
+    def flush(self) -> None:
+        """Looks at the last step noted.
+
+        Raises:
+            NonFiniteLossError: its loss or gradient norm is not finite.
+        """
+        if self._pending is None:
+            return
+        seen, self._pending = self._pending, None
+        values = {name: float(value) for name, value in seen.metrics.items()}
+        for name in ("train/loss", "train/gradient_norm"):
+            if not math.isfinite(values[name]):
+                raise NonFiniteLossError(self._explain(name, values[name], seen))
+        self._waited += seen.waited
+        self._steps += 1
+        if seen.number % self._log_every == 0:
+            elapsed = time.monotonic() - self._since
+            values |= {
+                "train/images_per_second": self._batch_size * self._steps / elapsed,
+                "train/step_seconds": elapsed / self._steps,
+                "train/data_wait_share": self._waited / elapsed,
+                "train/skipped_share": seen.skipped_share,
+            }
+            self._log.write(seen.number, values)
+            self._log.show(seen.number, values)
+            self._restart_clock()
+
+    def pause(self) -> None:
+        """Leaves what is done between two steps (saving, evaluating) out of the step's time."""
+        self._paused = time.monotonic()
+
+    def resume(self) -> None:
+        self._since += time.monotonic() - self._paused
+
+    def _explain(self, name: str, value: float, seen: _Step) -> str:
+        good = (
+            "no checkpoint was saved yet"
+            if self.last_saved is None
+            else f"the last good checkpoint is {self._checkpoints / str(self.last_saved)}"
+        )
+        shown = ", ".join(str(key) for key in seen.keys[:8])
+        more = f" and {len(seen.keys) - 8} more" if len(seen.keys) > 8 else ""
+        return (
+            f"{name} is {value} at step {seen.number}; the batch's keys are {shown}{more}; {good}."
+            " Lower optimizer.peak_learning_rate or look at those records, then start again with"
+            " the same --workdir: training goes on from that checkpoint"
+        )
