@@ -1,4 +1,4 @@
-"""The WKV as a `jax.lax.associative_scan` over (decay, k v^T) pairs: parallel in time, all states held.
+"""The WKV as a `jax.lax.associative_scan` over (decay, k v^T) pairs: parallel, all states held.
 
 The rival that comes to mind first: O(log T) depth, but T states of N x N in memory, many times over
 when differentiated. Kept for comparison and as a second, independent way to the same numbers.
