@@ -26,7 +26,7 @@ LOGIT_SCALE_RANGE = (0.0, math.log(100.0))  # CLIP: logits are never scaled by m
 
 def norms(name: str, tree: Params) -> Metrics:
     """Global norm of each top-level entry (a tower) of a parameter-shaped tree."""
-    return {f"train/{name}/{tower}": optax.global_norm(tree[tower]) for tower in tree}
+    return {f"train/{name}/{tower}": optax.tree.norm(tree[tower]) for tower in tree}
 
 
 def make_train_step(
@@ -61,7 +61,7 @@ def make_train_step(
             "train/loss": loss,
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "train/logit_scale": jnp.exp(params["logit_scale"]),
-            "train/gradient_norm": optax.global_norm(gradients),
+            "train/gradient_norm": optax.tree.norm(gradients),
             **norms("gradient_norm", gradients),
             **norms("parameter_norm", params),
             **norms("update_norm", updates),

@@ -1,0 +1,54 @@
+# Strings together commands that the README explains one by one.
+PYTHON ?= python3
+PYTHON_NEXT ?= python3.12
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: demo test test-torch test-network test-slow test-next test-wheel lint bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
+	$(BIN)/python train.py --config configs/emoji_cpu.py --workdir $(RUN)
+	$(BIN)/python eval.py --config configs/emoji_cpu.py --checkpoint $(RUN) --out $(RUN)/restored.json
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2
+
+# Tests that need an extra, a network, or minutes.
+test-torch: $(VENV)/.torch
+	$(BIN)/python -m pytest -m torch
+test-network: $(VENV)/.test $(VENV)/.demo
+	$(BIN)/python -m pytest -m network
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+# The same tests on the next Python and JAX.
+test-next:
+	$(MAKE) test VENV=.venv-next PYTHON=$(PYTHON_NEXT)
+
+# The built wheel, in an empty environment, imported from another directory.
+test-wheel: $(VENV)/.test
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install -q -c constraints.txt build/wheel/*.whl
+	cd / && $(CURDIR)/build/wheel/venv/bin/python $(CURDIR)/tests/wheel_check.py
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test
+	$(BIN)/python -m rwkv_kernels.bench --out docs/wkv_bench.md
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/demo
+
+# An extra is installed once, and again when the pins change.
+$(VENV)/.%: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch,$*),test$(comma)torch,$*)]'
+	touch $@
+comma := ,

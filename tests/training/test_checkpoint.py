@@ -1,0 +1,89 @@
+"""Checkpoints on real disks: exact, kept in number, never half, never of another model."""
+
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
+from rwkv_jax.training.config import CheckpointConfig, OptimizerConfig
+from rwkv_jax.training.optimizer import make_optimizer
+from rwkv_jax.training.sharding import make_mesh, replicated
+from rwkv_jax.training.state import TrainState
+
+OPTIMIZER = make_optimizer(OptimizerConfig(), 100)
+
+
+def state_at(step: int, width: int = 8) -> TrainState:
+    params = {"image": {"w": jnp.full((4, width), float(step))}, "logit_scale": jnp.asarray(0.5)}
+    return jax.device_put(
+        TrainState(jnp.asarray(step, jnp.int32), params, OPTIMIZER.init(params)),
+        replicated(make_mesh()),
+    )
+
+
+def abstract(state: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
+    )
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A run with checkpoints at 10, 20 and 30, of which two are kept."""
+    with RunCheckpoints(tmp_path, CheckpointConfig(every=10, keep=2)) as checkpoints:
+        for step in (10, 20, 30):
+            checkpoints.save(state_at(step), {"position": step})
+    return tmp_path
+
+
+def opened(path: Path) -> RunCheckpoints:
+    return RunCheckpoints(path, CheckpointConfig(every=10, keep=2))
+
+
+def test_restores_exactly_and_keeps_the_newest(saved: Path):
+    with opened(saved) as checkpoints:
+        assert checkpoints.latest_step() == 30
+        state, loader = checkpoints.restore(30, abstract(state_at(0)))
+    chex.assert_trees_all_equal(state, state_at(30))
+    assert loader == {"position": 30}
+    assert sorted(p.name for p in (saved / "checkpoints").iterdir()) == ["20", "30"]
+
+
+def test_saving_does_not_race_with_donation(tmp_path: Path):
+    state = state_at(1)
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda a: a * 0 - 1, s), donate_argnums=0)
+    with RunCheckpoints(tmp_path, CheckpointConfig()) as checkpoints:
+        checkpoints.save(state, {})
+        overwrite(state)
+        checkpoints.wait()
+        restored, _ = checkpoints.restore(1, abstract(state_at(0)))
+    chex.assert_trees_all_equal(restored, state_at(1))
+
+
+def test_one_cut_off_in_writing_is_not_picked_up(saved: Path):
+    folder = saved / "checkpoints"
+    shutil.copytree(folder / "30", folder / "40.orbax-checkpoint-tmp-0")
+    (folder / "40.orbax-checkpoint-tmp-0" / "_CHECKPOINT_METADATA").unlink()
+    with opened(saved) as checkpoints:
+        assert checkpoints.latest_step() == 30
+
+
+def test_a_truncated_one_is_named_and_nothing_is_lost(saved: Path):
+    folder = saved / "checkpoints" / "30"
+    for file in folder.rglob("*"):
+        if file.is_file() and "/d/" in file.as_posix():
+            file.write_bytes(file.read_bytes()[:5])
+    with opened(saved) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"checkpoints/30 cannot be restored"):
+            checkpoints.restore(30, abstract(state_at(0)))
+        state, _ = checkpoints.restore(20, abstract(state_at(0)))
+    chex.assert_trees_all_equal(state, state_at(20))
+
+
+def test_another_model_is_refused(saved: Path):
+    with opened(saved) as checkpoints, pytest.raises(CheckpointError, match="another model"):
+        checkpoints.restore(30, abstract(state_at(0, width=16)))
