@@ -1,0 +1,6 @@
+"""Open emoji: the same concepts drawn by six artists, with several human-written texts each.
+
+The data's way: `sources` (what to fetch, its checksums and licences) -> `download` (verified tarballs) ->
+`emoji` (concepts and texts) and `icons` (drawings) -> `matching` (which drawing shows which emoji) ->
+`splits` -> `render` (SVG to PNG) -> `builder` (ArrayRecord, through TFDS) -> `dataset` (prepare, open).
+"""
