@@ -1,0 +1,19 @@
+"""RWKV-CLIP: configurations, the two encoders, and the model that pairs them."""
+
+from rwkv_jax.models.config import (
+    ClipConfig,
+    ImageConfig,
+    TextConfig,
+    rwkv_clip_b16,
+    rwkv_clip_b32,
+)
+from rwkv_jax.models.rwkv_clip import RwkvClip
+
+__all__ = [
+    "ClipConfig",
+    "ImageConfig",
+    "RwkvClip",
+    "TextConfig",
+    "rwkv_clip_b16",
+    "rwkv_clip_b32",
+]

@@ -1,0 +1,112 @@
+"""One RWKV-6 block, for both towers. What differs between families of models is a `BlockSpec`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rwkv_jax.models.channel_mix import ChannelMix
+from rwkv_jax.models.layers import LayerNorm, drop_path
+from rwkv_jax.models.spatial_mix import SpatialMix
+from rwkv_jax.models.spec import BlockSpec
+from rwkv_jax.models.token_shift import TokenShift
+
+Branch = Callable[[Float[Array, "B T D"]], Float[Array, "B T D"]]
+
+
+class Block(nnx.Module):
+    """x += drop_path(spatial_mix(LN1 x)); x += drop_path(channel_mix(LN2 x)).
+
+    With `post_norm` the norm follows the mix; with `layer_scale` a learned factor a channel
+    multiplies each branch.
+    """
+
+    def __init__(self, spec: BlockSpec, layer: int | Array, *, rngs: nnx.Rngs) -> None:
+        self.norm1 = LayerNorm(spec.width)
+        self.spatial_mix = SpatialMix(spec, layer, rngs=rngs)
+        self.norm2 = LayerNorm(spec.width)
+        self.channel_mix = ChannelMix(spec, layer, rngs=rngs)
+        self.scale1 = _layer_scale(spec)
+        self.scale2 = _layer_scale(spec)
+        self.post_norm = spec.post_norm
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        shift: TokenShift,
+        *,
+        drop_rate: Float[Array, ""] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B T D"]:
+        """`shift` is given here, not at construction: an image's depends on its grid.
+
+        `key` None keeps every branch.
+        """
+        keys = (None, None) if key is None else jax.random.split(key)
+        branches = (
+            (self.norm1, lambda y: self.spatial_mix(y, shift), self.scale1, keys[0]),
+            (self.norm2, lambda y: self.channel_mix(y, shift), self.scale2, keys[1]),
+        )
+        for norm, mix, scale, branch_key in branches:
+            y = norm(mix(x)) if self.post_norm else mix(norm(x))
+            if scale is not None:
+                y = y * scale[...].astype(y.dtype)
+            if branch_key is not None:
+                y = drop_path(y, drop_rate, branch_key)
+            x = x + y
+        return x
+
+
+def _layer_scale(spec: BlockSpec) -> nnx.Param | None:
+    if spec.layer_scale is None:
+        return None
+    return nnx.Param(jnp.full(spec.width, spec.layer_scale, jnp.float32))
+
+
+def stack_blocks(spec: BlockSpec, *, rngs: nnx.Rngs) -> Block:
+    """A `Block` each of whose parameters has a leading axis of `spec.depth`, for `run_blocks`."""
+
+    def make(layer: Array, key: PRNGKeyArray) -> nnx.State:
+        return nnx.state(Block(spec, layer, rngs=nnx.Rngs(key)))
+
+    keys = jax.random.split(rngs.params(), spec.depth)
+    state = jax.vmap(make)(jnp.arange(spec.depth), keys)
+    graphdef = nnx.graphdef(nnx.eval_shape(lambda: Block(spec, 0, rngs=nnx.Rngs(0))))
+    return nnx.merge(graphdef, state)
+
+
+def run_blocks(
+    blocks: Block,
+    x: Float[Array, "B T D"],
+    shift: TokenShift,
+    *,
+    max_drop_path: float = 0.0,
+    key: PRNGKeyArray | None = None,
+    remat: bool = False,
+) -> Float[Array, "B T D"]:
+    """Runs stacked blocks one after the other by `jax.lax.scan`, compiled once whatever the depth.
+
+    Args:
+        max_drop_path: the last block's rate; it grows linearly from 0 at the first.
+        key: for drop path; None, or a rate of 0, compiles no random operations at all.
+        remat: keep only each block's input for the backward pass.
+    """
+    graphdef, state = nnx.split(blocks)
+    depth = jax.tree.leaves(state)[0].shape[0]
+    layers: tuple = (state,)
+    if key is not None and max_drop_path > 0.0:
+        rates = jnp.linspace(0.0, max_drop_path, depth)
+        layers = (state, rates, jax.random.split(key, depth))
+
+    def step(x, layer):
+        params, *drop = layer
+        rate, layer_key = drop or (None, None)
+        return nnx.merge(graphdef, params)(x, shift, drop_rate=rate, key=layer_key), None
+
+    if remat:
+        # The scan's own loop already keeps XLA from merging the two computations.
+        step = jax.checkpoint(step, prevent_cse=False)
+    x, _ = jax.lax.scan(step, x, layers)
+    return x

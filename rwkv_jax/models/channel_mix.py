@@ -1,0 +1,36 @@
+"""Channel mix: RWKV's feed-forward half. The second gate and the squared ReLU are its own."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rwkv_jax.models.layers import LayerNorm, linear
+from rwkv_jax.models.spec import BlockSpec
+from rwkv_jax.models.token_shift import TokenShift
+
+
+class ChannelMix(nnx.Module):
+    """sigmoid(Wr x_r) * Wv(relu(Wk x_k)^2), x_r and x_k interpolated with the shifted token.
+
+    Source: RWKV-6 (arXiv 2404.05892), section 4.
+    """
+
+    def __init__(self, spec: BlockSpec, layer: int | Array, *, rngs: nnx.Rngs) -> None:
+        D, hidden, init = spec.width, spec.hidden, spec.inits
+        self.mix_k = nnx.Param(init.channel_mix(layer, spec.depth, D))
+        self.mix_r = nnx.Param(init.channel_mix(layer, spec.depth, D))
+        self.key = nnx.Param(init.channel_key(rngs.params(), (D, hidden)))
+        self.receptance = nnx.Param(init.channel_receptance(rngs.params(), (D, D)))
+        self.value = nnx.Param(init.channel_value(rngs.params(), (hidden, D)))
+        self.key_norm = LayerNorm(hidden) if spec.key_norm else None
+        self.interpolate = spec.interpolate
+
+    def __call__(self, x: Float[Array, "B T D"], shift: TokenShift) -> Float[Array, "B T D"]:
+        shifted = shift(x)
+        x_k = self.interpolate(x, shifted, self.mix_k[...].astype(x.dtype))
+        x_r = self.interpolate(x, shifted, self.mix_r[...].astype(x.dtype))
+        k = jnp.square(jax.nn.relu(linear(x_k, self.key)))
+        if self.key_norm is not None:
+            k = self.key_norm(k)
+        return jax.nn.sigmoid(linear(x_r, self.receptance)) * linear(k, self.value)

@@ -1,0 +1,79 @@
+"""The pieces every part is made of: matrix products, norms, drop path.
+
+There is no `dtype` argument: activations carry the compute dtype, and float32 parameters are cast
+to it where they meet. Norms compute in float32 and give back what they got.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rwkv_jax.precision import matmul_precision
+
+LAYER_NORM_EPS = 1e-5
+
+
+def einsum(
+    equation: str, x: Array, kernel: nnx.Param | Array, *, out_dtype: DTypeLike | None = None
+) -> Array:
+    """`jnp.einsum` of activations and one parameter, in x's dtype; `out_dtype` keeps more bits."""
+    return jnp.einsum(
+        equation,
+        x,
+        kernel[...].astype(x.dtype),
+        precision=matmul_precision(x.dtype),
+        preferred_element_type=out_dtype,
+    )
+
+
+def linear(x: Float[Array, "*B I"], kernel: nnx.Param) -> Float[Array, "*B O"]:
+    """x @ kernel, kernel [I, O]: no linear layer of RWKV-CLIP has a bias."""
+    return einsum("...i,io->...o", x, kernel)
+
+
+def standardise(x: Float[Array, "*B N"], eps: float) -> Float[Array, "*B N"]:
+    """Zero mean and unit variance over the last axis, in float32."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    # Not E[x^2] - E[x]^2, which cancels in float32 when the mean is large.
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + eps)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the channels, computed in float32."""
+
+    def __init__(self, width: int) -> None:
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        y = standardise(x, LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class HeadNorm(nnx.Module):
+    """Group norm with a group a head, token by token: what RWKV puts after the WKV."""
+
+    def __init__(self, scale: Float[Array, "D"], eps: float) -> None:
+        self.scale = nnx.Param(scale)
+        self.bias = nnx.Param(jnp.zeros_like(scale))
+        self.eps = eps
+
+    def __call__(self, y: Float[Array, "B T H N"]) -> Float[Array, "B T D"]:
+        B, T, H, N = y.shape
+        normed = standardise(y, self.eps).reshape(B, T, H * N)  # [B, T, H, N] -> [B, T, D]
+        return (normed * self.scale[...] + self.bias[...]).astype(y.dtype)
+
+
+def drop_path(
+    x: Float[Array, "B T D"], rate: Float[Array, ""], key: PRNGKeyArray
+) -> Float[Array, "B T D"]:
+    """Drops the whole branch of a sample with probability `rate`; scales the rest by 1/(1-rate).
+
+    Source: Huang et al., Deep Networks with Stochastic Depth (arXiv 1603.09382).
+    """
+    kept = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0], 1, 1))
+    return x * (kept / (1.0 - rate)).astype(x.dtype)
