@@ -49,11 +49,11 @@ def _scan(r, k, v, w, u, initial_state, *, reverse: bool):
 
     def step(state, token):
         r_t, k_t, v_t, decay_t = token  # each [B, H, N]
-        kv = k_t[..., :, None] * v_t[..., None, :]
         # A sum of products, not a dot: no accelerator rounds its operands to TF32 or bfloat16.
-        y_t = jnp.sum(r_t[..., :, None] * (state + u[..., :, None] * kv), axis=-2)
-        return decay_t[..., :, None] * state + kv, y_t
+        y_t = jnp.sum(r_t[..., :, None] * state, axis=-2)
+        return decay_t[..., :, None] * state + k_t[..., :, None] * v_t[..., None, :], y_t
 
     over_time = tuple(jnp.moveaxis(x, 1, 0) for x in (r, k, v, jnp.exp(log_decay(w))))
     state, y = jax.lax.scan(step, initial_state.astype(dtype), over_time, reverse=reverse)
-    return jnp.moveaxis(y, 0, 1), state
+    bonus = jnp.sum(r * u * k, axis=-1, keepdims=True) * v
+    return jnp.moveaxis(y, 0, 1) + bonus, state
