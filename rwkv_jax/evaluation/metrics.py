@@ -1,0 +1,120 @@
+"""Metrics in pure numpy. Every tie counts against the model.
+
+A model that gives every candidate the same score gets 0 here, not 100%: a candidate that is no
+positive and scores as high as a positive stands before it. All metrics are shares in [0, 1].
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+def best_positive_rank(
+    scores: Float[np.ndarray, "Q C"], positive: Bool[np.ndarray, "Q C"]
+) -> Int[np.ndarray, " Q"]:
+    """The place, from 1, of every query's best-scored positive among the candidates that are no
+    positives.
+
+    Other positives do not push the best one back: with several right answers, one of them in the
+      top k is a hit.
+
+    Example:
+      >>> scores = np.array([[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.5, 0.5, 0.1]])
+      >>> positive = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 0]], bool)
+      >>> best_positive_rank(scores, positive)  # found at once; second; tied with a wrong one
+      array([1, 2, 2])
+
+    Args:
+      scores: similarity of each query to each candidate.
+      positive: which candidates are right for each query; at least one a query.
+
+    Raises:
+      ValueError: the shapes differ, a query has no positive, or a score is NaN.
+    """
+    if scores.shape != positive.shape:
+        raise ValueError(f"scores have shape {scores.shape}, but positives {positive.shape}")
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN: the features or the parameters are broken")
+    without = np.flatnonzero(~positive.any(axis=1))
+    if without.size:
+        raise ValueError(f"{without.size} queries have no positive, the first is {without[0]}")
+    best = np.where(positive, scores, -np.inf).max(axis=1, keepdims=True)  # [Q, 1]
+    return 1 + ((scores >= best) & ~positive).sum(axis=1)
+
+
+def recall_at_k(ranks: Int[np.ndarray, " Q"], k: int) -> float:
+    """The share of queries whose best positive stands among the first k (R@k).
+
+    Example:
+      >>> recall_at_k(np.array([1, 3, 11, 2]), 5)
+      0.75
+    """
+    return float(np.mean(ranks <= k))
+
+
+def chance_recall_at_k(positives: Int[np.ndarray, " Q"], candidates: int, k: int) -> float:
+    """R@k of a random order: mean of 1 - C(n-m, k) / C(n, k), with m positives of n candidates.
+
+    Example:
+      >>> round(chance_recall_at_k(np.array([1, 1]), 250, 10), 4)  # one right of 250: k / n
+      0.04
+      >>> round(chance_recall_at_k(np.array([2]), 4, 1), 4)
+      0.5
+    """
+    i = np.arange(min(k, candidates))
+    # C(n-m, k) / C(n, k) = prod_{i<k} (n-m-i) / (n-i), 0 as soon as fewer than k candidates are
+    # wrong
+    misses = np.maximum(candidates - positives[:, None] - i, 0) / (candidates - i)  # [Q, k]
+    return float(np.mean(1 - misses.prod(axis=1)))
+
+
+def top_k_accuracy(
+    scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int
+) -> float:
+    """The share of rows whose own class is among the k best-scored.
+
+    Example:
+      >>> scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]])
+      >>> top_k_accuracy(scores, np.array([1, 2]), 1), top_k_accuracy(scores, np.array([1, 2]), 2)
+      (0.5, 1.0)
+    """
+    return recall_at_k(label_rank(scores, labels), k)
+
+
+def label_rank(
+    scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " n"]:
+    """The place, from 1, of every row's own class.
+
+    Example:
+      >>> label_rank(np.array([[0.1, 0.7, 0.2]]), np.array([2]))
+      array([2])
+    """
+    return best_positive_rank(scores, labels[:, None] == np.arange(scores.shape[1]))
+
+
+def mean_per_class_accuracy(
+    correct: Bool[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+) -> float:
+    """Accuracy of each class that occurs, averaged over these classes: a rare class weighs as much
+    as a common one.
+
+    Example:
+      >>> mean_per_class_accuracy(np.array([True, True, True, False]), np.array([0, 0, 0, 1]))
+      0.5
+    """
+    _, member = np.unique(labels, return_inverse=True)
+    return float(np.mean(np.bincount(member, correct) / np.bincount(member)))
+
+
+def confusion_matrix(
+    predicted: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], classes: int
+) -> Int[np.ndarray, "classes classes"]:
+    """Counts by true class (row) and predicted class (column).
+
+    Example:
+      >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, 1]), 2)
+      array([[1, 1],
+             [0, 1]])
+    """
+    counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)  # [classes * classes] -> [true, predicted]

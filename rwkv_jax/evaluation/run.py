@@ -1,0 +1,136 @@
+"""Runs the evaluators that a config asks for; training and eval.py both call this."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jaxtyping import Float32
+from numpy import ndarray
+
+from rwkv_jax.data.catalog import open_dataset
+from rwkv_jax.evaluation.config import EvalConfig
+from rwkv_jax.evaluation.embed import EmbeddedSplit, Embedder
+from rwkv_jax.evaluation.figure import Figure
+from rwkv_jax.evaluation.linear_probe import linear_probe
+from rwkv_jax.evaluation.prompts import PROMPTS, prompt_hash
+from rwkv_jax.evaluation.retrieval import retrieval
+from rwkv_jax.evaluation.zero_shot import zero_shot
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+      config: what was asked for.
+      figures: what was measured, in the order of the config.
+      splits: by (dataset, split), the pictures that were embedded.
+      texts: the texts that were embedded, and their features.
+      seconds: wall time by step.
+    """
+
+    config: EvalConfig
+    figures: tuple[Figure, ...]
+    splits: dict[tuple[str, str], EmbeddedSplit]
+    texts: tuple[list[str], Float32[ndarray, "n D"]]
+    seconds: dict[str, float]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Values by name."""
+        return {figure.name: figure.value for figure in self.figures}
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """What guessing gives, by name."""
+        return {figure.name: figure.chance for figure in self.figures}
+
+    @property
+    def datasets(self) -> dict[str, dict[str, Any]]:
+        """By "dataset/split": the content hash, and how many pictures were used and skipped."""
+        return {
+            f"{dataset}/{name}": {
+                "content_hash": split.content_hash,
+                "count": len(split.index),
+                "skipped": split.skipped,
+            }
+            for (dataset, name), split in self.splits.items()
+        }
+
+    @property
+    def prompts(self) -> dict[str, dict[str, Any]]:
+        """By prompt set that was used: its templates and their hash."""
+        used = sorted({each.prompts for each in self.config.zero_shot})
+        return {
+            name: {"templates": list(PROMPTS[name]), "sha256": prompt_hash(PROMPTS[name])}
+            for name in used
+        }
+
+
+def to_standard_error(line: str) -> None:
+    """Says a line where progress is shown."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_evaluation(
+    embedder: Embedder, config: EvalConfig, data_dir: str, *, say: Say = to_standard_error
+) -> Evaluation:
+    """Embeds each split once, then measures what `config` asks for.
+
+    Args:
+      embedder: encodes pictures and texts; its text features are kept for the report.
+      config: the evaluators.
+      data_dir: where prepared datasets lie.
+      say: is given a line about each step.
+
+    Raises:
+      ValueError: a dataset or split is unknown or not prepared (its subclass `DatasetError`), or
+        lacks the texts or the label that an evaluator needs; or the features are not finite.
+    """
+    splits: dict[tuple[str, str], EmbeddedSplit] = {}
+    seconds: dict[str, float] = {}
+    figures: list[Figure] = []
+
+    def pictures(dataset: str, split: str) -> EmbeddedSplit:
+        if (dataset, split) not in splits:
+            started = time.monotonic()
+            embedded = embedder.pictures(open_dataset(dataset, split, data_dir))
+            splits[dataset, split] = embedded
+            took = seconds[f"encode/{dataset}/{split}"] = time.monotonic() - started
+            broken = f", {embedded.skipped} broken" if embedded.skipped else ""
+            say(
+                f"encoded {len(embedded.index)} pictures of {embedded.name} in {took:.1f} s{broken}"
+            )
+        return splits[dataset, split]
+
+    def measure(name: str, lazily: Iterable[Figure]) -> None:
+        started = time.monotonic()
+        new = list(lazily)
+        figures.extend(new)
+        took = seconds[name] = time.monotonic() - started
+        shown = ", ".join(
+            f"{full.removeprefix(name + '/')} {value:.1%} (chance {chance:.1%})"
+            for full, value, chance in new[:6]
+        )
+        say(f"{name}: {shown} [{took:.1f} s]")
+
+    for ask in config.retrieval:
+        measure(ask.name, retrieval(embedder.texts, pictures(ask.dataset, ask.split), ask))
+    for task in config.zero_shot:
+        measure(task.name, zero_shot(embedder.texts, pictures(task.dataset, task.split), task))
+    for probe in config.linear_probe:
+        train = pictures(probe.dataset, probe.train_split)
+        test = pictures(probe.dataset, probe.test_split)
+        measure(probe.name, linear_probe(train, test, probe))
+    return Evaluation(config, tuple(figures), splits, embedder.known_texts(), seconds)
+
+
+def evaluate(
+    embedder: Embedder, config: EvalConfig, data_dir: str, *, say: Say = to_standard_error
+) -> dict[str, float]:
+    """`run_evaluation`'s values by name."""
+    return run_evaluation(embedder, config, data_dir, say=say).metrics
