@@ -103,8 +103,7 @@ class LinearProbeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """Everything that one evaluation measures. Each split is embedded once, however many
-    evaluators use it.
+    """What one evaluation measures. Each split is embedded once, whoever uses it.
 
     Attributes:
       retrieval: the retrieval figures.

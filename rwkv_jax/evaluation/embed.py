@@ -2,93 +2,34 @@
 
 Training and eval.py build their `Embedder` with `embedder_from`, so both run one compiled program
 on one device with the same batches (the last is padded): the same parameters give the same bits.
-Parameters that are spread over devices are therefore gathered on the first one.
+Parameters that are spread over the devices of this process are therefore gathered on the first.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float32, Int32, UInt8
 
 from rwkv_jax.data.loader import evaluation_batches
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.data.records import Source
+from rwkv_jax.data.tokenizer import Tokenizer
+from rwkv_jax.evaluation.features import EmbeddedSplit, unit_length
 from rwkv_jax.evaluation.progress import progress
-from rwkv_jax.models import bind
+from rwkv_jax.models.config import ClipConfig
+from rwkv_jax.models.params import Params, model_from_params
 
 EncodeImages = Callable[[UInt8[np.ndarray, "B H W 3"]], Float32[Array, "B D"]]
 EncodeTexts = Callable[[Int32[np.ndarray, "B L"]], Float32[Array, "B D"]]
 Tokenize = Callable[[list[str]], Int32[np.ndarray, "B L"]]
-EmbedTexts = Callable[[Sequence[str]], Float32[np.ndarray, "n D"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class EmbeddedSplit:
-    """A split's pictures as features, with what is known of each; broken pictures are left out.
-
-    Attributes:
-      name: the dataset and the split.
-      content_hash: the dataset's.
-      text_kinds: the kinds of text that a picture may have.
-      class_names: the names of the classes by label name.
-      features: [P, D] float32, each of length 1.
-      index: [P] each picture's place in the source.
-      keys: [P] each picture's key.
-      texts: [P] each picture's texts by kind.
-      labels: [P] each picture's class indices by label name.
-      skipped: how many pictures could not be decoded.
-    """
-
-    name: str
-    content_hash: str
-    text_kinds: tuple[str, ...]
-    class_names: dict[str, tuple[str, ...]]
-    features: Float32[np.ndarray, "P D"]
-    index: Int[np.ndarray, " P"]
-    keys: tuple[str, ...]
-    texts: tuple[dict[str, tuple[str, ...]], ...]
-    labels: tuple[dict[str, int], ...]
-    skipped: int
-
-    @classmethod
-    def of(
-        cls, source: Source, features: Float32[np.ndarray, "P D"], index: Int[np.ndarray, " P"]
-    ) -> "EmbeddedSplit":
-        """The pictures `index` of `source`, whose features are known."""
-        records = [source[int(i)] for i in index]
-        return cls(
-            name=source.name,
-            content_hash=source.content_hash,
-            text_kinds=tuple(source.text_kinds),
-            class_names=dict(source.class_names),
-            features=features,
-            index=index,
-            keys=tuple(record["key"] for record in records),
-            texts=tuple(record["texts"] for record in records),
-            labels=tuple(record["labels"] for record in records),
-            skipped=len(source) - len(index),
-        )
-
-    def label(self, name: str) -> Int[np.ndarray, " P"]:
-        """Every picture's class under one label name, -1 where unknown.
-
-        Raises:
-          ValueError: the dataset has no such label.
-        """
-        if name not in self.class_names:
-            known = sorted(self.class_names) or "none"
-            raise ValueError(f"{self.name} has no label {name!r}; its labels: {known}")
-        return np.array([labels.get(name, -1) for labels in self.labels], np.int64)
 
 
 class Embedder:
-    """Encodes pictures and texts with fixed parameters; a text is encoded once, however often it
-    is asked for.
+    """Encodes pictures and texts with fixed parameters; keeps what it has encoded of texts.
 
     Args:
       encode_images: uint8 pictures to features of any length; normalises pixels itself.
@@ -162,45 +103,38 @@ class Embedder:
         return unit_length(features)
 
 
-def unit_length(features: Float[np.ndarray, "*n D"]) -> Float32[np.ndarray, "*n D"]:
-    """Features scaled to length 1; a zero feature stays zero."""
-    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
-    return (features / np.maximum(lengths, 1e-12)).astype(np.float32)
-
-
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _encode_images(
-    graphdef: nnx.GraphDef, params: Any, images: UInt8[Array, "B H W 3"]
+    params: Params, images: UInt8[Array, "B H W 3"], *, config: ClipConfig, dtype: DTypeLike
 ) -> Float32[Array, "B D"]:
-    return bind(graphdef, params).encode_image(normalise(images))
+    return model_from_params(config, params, dtype=dtype).encode_image(normalise(images))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _encode_texts(
-    graphdef: nnx.GraphDef, params: Any, token_ids: Int32[Array, "B L"]
+    params: Params, token_ids: Int32[Array, "B L"], *, config: ClipConfig, dtype: DTypeLike
 ) -> Float32[Array, "B D"]:
-    return bind(graphdef, params).encode_text(token_ids)
+    return model_from_params(config, params, dtype=dtype).encode_text(token_ids)
 
 
 def embedder_from(
-    graphdef: nnx.GraphDef, params: Any, tokenize: Tokenize, *, image_size: int, batch_size: int
+    config: ClipConfig, params: Params, *, dtype: DTypeLike, batch_size: int
 ) -> Embedder:
-    """The embedder of a model that `nnx.split` gave; new parameters of the same model compile
-    nothing anew.
+    """The embedder of a model; one of other parameters of the same model compiles nothing anew.
 
     Args:
-      graphdef: of an `RwkvClip`; carries the compute dtype.
-      params: its parameters, a nested dict of arrays, on any devices of this process.
-      tokenize: texts to token ids of the model's context length.
-      image_size: side in pixels of the pictures the model takes.
+      config: the model's.
+      params: nested dict of arrays, on any devices of this process.
+      dtype: the compute dtype, see `rwkv_jax.precision`.
       batch_size: how many pictures or texts are encoded at once.
     """
     device = jax.local_devices()[0]
     params = jax.device_put(params, device)
+    options: dict[str, Any] = {"config": config, "dtype": dtype}
     return Embedder(
-        lambda images: _encode_images(graphdef, params, jax.device_put(images, device)),
-        lambda ids: _encode_texts(graphdef, params, jax.device_put(ids, device)),
-        tokenize,
-        image_size=image_size,
+        lambda images: _encode_images(params, jax.device_put(images, device), **options),
+        lambda ids: _encode_texts(params, jax.device_put(ids, device), **options),
+        Tokenizer(config.text.context_length),
+        image_size=config.image.image_size,
         batch_size=batch_size,
     )

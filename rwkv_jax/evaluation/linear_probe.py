@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from rwkv_jax.evaluation import metrics
 from rwkv_jax.evaluation.config import LinearProbeConfig
-from rwkv_jax.evaluation.embed import EmbeddedSplit
+from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.figure import Figure
 
 MAX_STEPS = 1000
@@ -59,11 +59,10 @@ def fit(
     penalties: Float32[Array, " K"],
     classes: int,
 ) -> Classifier:
-    """One classifier a penalty, [K, D, classes] and [K, classes], each started from the one before
-    it.
+    """One classifier a penalty: W [K, D, classes] and b [K, classes].
 
-    Give the penalties from strong to weak: a strong one is quickly fitted and a good start for the
-      next.
+    Each starts from the one before it, so give the penalties from strong to weak: a strong one is
+    quickly fitted, and a good start for the next.
     """
 
     def solve(start: Classifier, penalty: Float[Array, ""]) -> tuple[Classifier, Classifier]:
@@ -144,8 +143,9 @@ def choose_penalty(
 def linear_probe(
     train: EmbeddedSplit, test: EmbeddedSplit, config: LinearProbeConfig
 ) -> Iterator[Figure]:
-    """Figures "linear_probe/SPLIT/LABEL/top_1" and ".../mean_per_class"; chance says the commonest
-    class always.
+    """Figures "linear_probe/SPLIT/LABEL/top_1" and ".../mean_per_class".
+
+    Chance is to answer the commonest class of the training pictures always.
 
     Raises:
       ValueError: the dataset has no such label, or too few pictures have it.

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from rwkv_jax.data.catalog import open_dataset
-from rwkv_jax.evaluation.embed import EmbeddedSplit
+from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.run import Evaluation
 from rwkv_jax.files import write_atomically
 
@@ -28,9 +28,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "open
 
 
 def parameter_hash(params: Any) -> str:
-    """A SHA-256 over names, types, shapes and bytes of all parameters: equal for equal models,
-    wherever they lie.
-    """
+    """A SHA-256 over names, types, shapes and bytes of all parameters, wherever they lie."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.asarray(jax.device_get(leaf))
@@ -73,9 +71,7 @@ def write_results(
 
 
 def write_embeddings(evaluation: Evaluation, path: Path) -> None:
-    """Writes embeddings.npz: features of the pictures that retrieval and zero-shot used, and of
-    all texts.
-    """
+    """Writes the features of all texts, and of pictures that retrieval and zero-shot used."""
     judged = {(each.dataset, each.split) for each in evaluation.config.retrieval}
     judged |= {(each.dataset, each.split) for each in evaluation.config.zero_shot}
     words, features = evaluation.texts

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from rwkv_jax.evaluation import metrics
 from rwkv_jax.evaluation.config import RetrievalConfig
-from rwkv_jax.evaluation.embed import EmbeddedSplit, EmbedTexts
+from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts
 from rwkv_jax.evaluation.figure import Figure
 
 CHUNK = 1024  # queries compared with all candidates at once: bounds memory

@@ -11,7 +11,8 @@ from numpy import ndarray
 
 from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.evaluation.config import EvalConfig
-from rwkv_jax.evaluation.embed import EmbeddedSplit, Embedder
+from rwkv_jax.evaluation.embed import Embedder
+from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.figure import Figure
 from rwkv_jax.evaluation.linear_probe import linear_probe
 from rwkv_jax.evaluation.prompts import PROMPTS, prompt_hash

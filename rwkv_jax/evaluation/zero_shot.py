@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int
 
 from rwkv_jax.evaluation import metrics
 from rwkv_jax.evaluation.config import ZeroShotConfig
-from rwkv_jax.evaluation.embed import EmbeddedSplit, EmbedTexts, unit_length
+from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts, unit_length
 from rwkv_jax.evaluation.figure import Figure
 from rwkv_jax.evaluation.prompts import PROMPTS
 from rwkv_jax.evaluation.retrieval import similarity

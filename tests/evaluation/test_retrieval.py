@@ -1,0 +1,149 @@
+"""Retrieval and zero-shot on features that are written down by hand."""
+
+import numpy as np
+import pytest
+
+from rwkv_jax.evaluation.config import RetrievalConfig, ZeroShotConfig
+from rwkv_jax.evaluation.features import EmbeddedSplit, unit_length
+from rwkv_jax.evaluation.retrieval import collect_texts, picture_concepts, ranks, retrieval
+from rwkv_jax.evaluation.zero_shot import class_features, zero_shot
+
+
+def split_of(features, texts, labels=None, class_names=None):
+    count = len(features)
+    return EmbeddedSplit(
+        name="toy/test",
+        content_hash="",
+        text_kinds=("label", "tags"),
+        class_names=class_names or {},
+        features=unit_length(np.array(features, np.float32)),
+        index=np.arange(count),
+        keys=tuple(map(str, range(count))),
+        texts=tuple(texts),
+        labels=tuple(labels or [{}] * count),
+        skipped=0,
+    )
+
+
+def embed_by(table):
+    return lambda texts: unit_length(np.array([table[text] for text in texts], np.float32))
+
+
+def figures_of(figures):
+    return {figure.name: figure for figure in figures}
+
+
+def test_retrieval_by_hand():
+    # the cat's label is nearest to the dog's picture, its tags to its own
+    gallery = split_of(
+        [[1, 0], [0, 1], [-1, 0]],
+        [
+            {"label": ("cat",), "tags": ("pet, purrs",)},
+            {"label": ("dog",), "tags": ("pet, barks",)},
+            {"label": ("sun",)},
+        ],
+    )
+    table = {
+        "cat": [1, 2],
+        "pet, purrs": [3, 1],
+        "dog": [0, 1],
+        "pet, barks": [1, 3],
+        "sun": [-1, 0.1],
+    }
+    config = RetrievalConfig("toy", "test", ks=(1, 2))
+    found = figures_of(retrieval(embed_by(table), gallery, config))
+    value = {name.removeprefix("retrieval/test/"): f.value for name, f in found.items()}
+    chance = {name.removeprefix("retrieval/test/"): f.chance for name, f in found.items()}
+    assert value["text_to_image/R@1"] == pytest.approx(4 / 5)
+    assert value["text_to_image/R@2"] == 1
+    assert value["label/text_to_image/R@1"] == pytest.approx(2 / 3)
+    assert value["tags/text_to_image/R@1"] == 1
+    assert value["image_to_text/R@1"] == 1
+    # nearest to the cat's picture among labels alone is still "cat"; the sun has no tags
+    assert value["label/image_to_text/R@1"] == 1
+    assert value["tags/image_to_text/R@1"] == 1
+    assert chance["text_to_image/R@1"] == pytest.approx(1 / 3)
+    assert chance["tags/text_to_image/R@1"] == pytest.approx(1 / 3)
+    assert chance["tags/image_to_text/R@1"] == pytest.approx(1 / 2)
+    # two, two and one own text among five
+    assert chance["image_to_text/R@1"] == pytest.approx((2 / 5 + 2 / 5 + 1 / 5) / 3)
+
+
+def test_pictures_of_one_concept_share_their_texts():
+    gallery = split_of(
+        [[1, 0], [0, 1], [1, 1]],
+        [{"label": ("cat",)}, {"label": ("dog",)}, {"label": ("cat",)}],
+        [{"concept": 4}, {"concept": 9}, {"concept": 4}],
+    )
+    concepts = picture_concepts(gallery)
+    texts = collect_texts(gallery, concepts)
+    assert texts.words == ("cat", "dog")
+    assert texts.concept.tolist() == [4, 9]
+    config = RetrievalConfig("toy", "test", ks=(1,))
+    found = figures_of(retrieval(embed_by({"cat": [1, 1.1], "dog": [1, 1.2]}), gallery, config))
+    # "cat" finds the third picture; "dog" finds it too, and that is wrong
+    assert found["retrieval/test/text_to_image/R@1"].value == 0.5
+    assert found["retrieval/test/text_to_image/R@1"].chance == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
+def test_same_words_of_two_concepts_count_against_both():
+    gallery = split_of([[1, 0], [0, 1]], [{"label": ("thing",)}, {"label": ("thing",)}])
+    config = RetrievalConfig("toy", "test", ks=(1, 2))
+    found = figures_of(retrieval(embed_by({"thing": [1, 0]}), gallery, config))
+    assert found["retrieval/test/image_to_text/R@1"].value == 0
+    assert found["retrieval/test/image_to_text/R@2"].value == 1
+    assert found["retrieval/test/text_to_image/R@1"].value == 0.5
+
+
+def test_a_collapsed_model_gets_nothing():
+    features = np.tile(unit_length(np.arange(1.0, 38.0)), (300, 1))
+    ids = np.arange(300)
+    assert ranks(features, ids, features, ids).min() == 300
+
+
+def test_ranks_do_not_depend_on_chunks(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 50, 8))
+    whole = ranks(a, np.arange(50), b, np.arange(50))
+    monkeypatch.setattr("rwkv_jax.evaluation.retrieval.CHUNK", 7)
+    assert ranks(a, np.arange(50), b, np.arange(50)).tolist() == whole.tolist()
+    assert 1 < whole.mean() < 50
+
+
+def test_split_without_texts():
+    with pytest.raises(ValueError, match="toy/test has no texts"):
+        list(retrieval(embed_by({}), split_of([[1, 0]], [{}]), RetrievalConfig("toy", "test")))
+
+
+def test_zero_shot_by_hand():
+    names = {"kind": ("animal", "plant", "thing")}
+    gallery = split_of(
+        [[1, 0], [1, 0.1], [0, 1], [5, 5]],
+        [{}] * 4,
+        [{"kind": 0}, {"kind": 0}, {"kind": 1}, {"kind": -1}],
+        names,
+    )
+    table = {"animal": [1, 0], "plant": [1, 0.2], "thing": [0, 1]}
+    config = ZeroShotConfig("toy", "test", "kind", ks=(1, 2, 5))
+    found = figures_of(zero_shot(embed_by(table), gallery, config))
+    value = {name.removeprefix("zero_shot/test/kind/"): f.value for name, f in found.items()}
+    # "animal" lies 5.7 degrees from the second picture and "plant" 5.6; the fourth has no class
+    assert value["top_1"] == pytest.approx(1 / 3)
+    assert value["top_2"] == 1
+    assert value["top_5"] == 1
+    assert value["mean_per_class"] == pytest.approx((1 / 2 + 0) / 2)
+    assert found["zero_shot/test/kind/top_2"].chance == pytest.approx(2 / 3)
+    assert found["zero_shot/test/kind/top_5"].chance == 1
+
+
+def test_prompt_ensemble_weighs_templates_alike():
+    # a template with long features must not drown the other
+    table = {"cat": [100.0, 0.0], "a cat": [0.0, 1.0]}
+    features = class_features(lambda texts: embed_by(table)(texts), ["cat"], ["{}", "a {}"])
+    np.testing.assert_allclose(features, [[2**-0.5, 2**-0.5]], rtol=1e-6)
+
+
+def test_zero_shot_without_labels():
+    gallery = split_of([[1, 0]], [{}], [{"kind": -1}], {"kind": ("animal",)})
+    with pytest.raises(ValueError, match="no picture of toy/test has a known 'kind'"):
+        list(zero_shot(embed_by({}), gallery, ZeroShotConfig("toy", "test", "kind")))
