@@ -109,7 +109,8 @@ def _find_features(info: Any) -> tuple:
     """Paths to the image, the key, the texts by kind, and the labels (with their features)."""
     import tensorflow_datasets as tfds
 
-    leaves = dict(_leaves(info.features))
+    # Sorted: the order in which TFDS reads features back is not fixed.
+    leaves = dict(sorted(_leaves(info.features), key=lambda leaf: leaf[0]))
     images = [path for path, leaf in leaves.items() if isinstance(leaf, tfds.features.Image)]
     if len(images) != 1:
         found = ", ".join("/".join(path) for path in images) or "none"

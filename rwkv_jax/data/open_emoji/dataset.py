@@ -188,6 +188,8 @@ def describe(manifest: dict[str, Any]) -> str:
             f"  {'':27s}{split['what']}",
             f"  {'':27s}{artists}",
         ]
+    lines += ["", "Left out:"]
+    lines += [f"  {count:5d} {reason}" for reason, count in manifest["left_out"].items()]
     lines += ["", "Texts, all written by people:"]
     lines += [f"  {kind:8s}{text['source']}" for kind, text in manifest["text_kinds"].items()]
     lines += ["", "Made from (keep this attribution when you show the pictures):"]

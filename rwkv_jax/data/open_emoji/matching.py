@@ -39,7 +39,10 @@ def names_in_sets(sets: Sequence[IconSet], emojis: Sequence[Emoji]) -> dict[str,
 
 
 def match_by_name(
-    icons: IconSet, emojis: Sequence[Emoji], tiers: Sequence[Mapping[str, set[str]]]
+    icons: IconSet,
+    emojis: Sequence[Emoji],
+    tiers: Sequence[Mapping[str, set[str]]],
+    exceptions: Mapping[str, str | None],
 ) -> dict[str, str]:
     """Icon names by the code of the emoji that they show.
 
@@ -47,11 +50,17 @@ def match_by_name(
       icons: a set without code points.
       emojis: what may be shown.
       tiers: names by an emoji's code, the most trusted tier first.
+      exceptions: labels by icon name, which come before all; None if the icon shows no emoji.
     """
     known = {emoji.code for emoji in emojis}
+    by_label = {emoji.label: emoji.code for emoji in emojis}
     others = icons.other_names()
-    matched: dict[str, str] = {}
-    taken: set[str] = set()
+    matched = {
+        by_label[label]: icon
+        for icon, label in exceptions.items()
+        if icon in icons.icons and label in by_label
+    }
+    taken = set(exceptions)
     for tier in tiers:
         claims: dict[str, set[str]] = defaultdict(set)
         for code, names in tier.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rwkv_jax.data.open_emoji.download import read_json
 from rwkv_jax.data.open_emoji.emoji import Emoji, read_emojis
+from rwkv_jax.data.open_emoji.fxemoji_names import FXEMOJI_LABELS
 from rwkv_jax.data.open_emoji.icons import IconSet, code_points
 from rwkv_jax.data.open_emoji.matching import match_by_code, match_by_name, names_in_sets
 from rwkv_jax.data.open_emoji.sources import (
@@ -15,7 +16,7 @@ from rwkv_jax.data.open_emoji.sources import (
     MATCHED_BY_NAME,
     NEW_ARTIST,
 )
-from rwkv_jax.data.open_emoji.splits import SPLITS, is_held_out, split_of
+from rwkv_jax.data.open_emoji.splits import is_held_out, split_of
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class Picture:
 
 
 def read_pictures(tarballs: dict[str, Path]) -> tuple[list[Picture], list[Emoji], Counter[str]]:
-    """Reads all pictures, sorted by key; all emojis; and how many pictures each artist left out.
-
-    Left out are the new artist's pictures of concepts that no training artist drew.
+    """Reads all pictures, sorted by key; all emojis; and how many pictures are left out, by reason.
 
     Args:
       tarballs: paths by `Package.spec`.
@@ -64,6 +63,36 @@ def read_pictures(tarballs: dict[str, Path]) -> tuple[list[Picture], list[Emoji]
         artist: IconSet.from_json(*read_json(tarballs[package.spec], "icons.json", "chars.json"))
         for artist, package in ARTISTS.items()
     }
+    left_out: Counter[str] = Counter()
+    drawings = {}
+    for artist, match in _matches(sets, emojis, shortcodes).items():
+        every = {code: sets[artist].svg(icon) for code, icon in match.items()}
+        drawings[artist] = _without_doubles(every, emojis)
+        left_out["the artist's drawing of another emoji"] += len(every) - len(drawings[artist])
+
+    seen = {
+        emoji.code
+        for emoji in emojis
+        if not is_held_out(emoji.label)
+        and any(emoji.code in svgs for artist, svgs in drawings.items() if artist != NEW_ARTIST)
+    }
+    pictures = []
+    for artist, svgs in drawings.items():
+        for emoji in emojis:
+            if emoji.code not in svgs:
+                continue
+            split = split_of(artist, emoji.label, emoji.code in seen)
+            if split is None:
+                left_out[f"{artist}'s alone, and not held out"] += 1
+                continue
+            pictures.append(Picture(artist, emoji, svgs[emoji.code], split))
+    return sorted(pictures, key=lambda picture: picture.key), emojis, left_out
+
+
+def _matches(
+    sets: dict[str, IconSet], emojis: list[Emoji], shortcodes: dict[str, str | list[str]]
+) -> dict[str, dict[str, str]]:
+    """Icon names by an emoji's code, by artist."""
     matches = {
         artist: match_by_code(icons, emojis)
         for artist, icons in sets.items()
@@ -78,25 +107,27 @@ def read_pictures(tarballs: dict[str, Path]) -> tuple[list[Picture], list[Emoji]
             for code, names in shortcodes.items()
         },
     ]
+    exceptions = {"fxemoji": FXEMOJI_LABELS}
     for artist in MATCHED_BY_NAME:
-        matches[artist] = match_by_name(sets[artist], emojis, tiers)
+        found = match_by_name(sets[artist], emojis, tiers, exceptions.get(artist, {}))
+        matches[artist] = found
+    return {artist: matches[artist] for artist in sets}
 
-    seen = {
-        emoji.code
-        for emoji in emojis
-        if not is_held_out(emoji.label)
-        and any(emoji.code in match for artist, match in matches.items() if artist != NEW_ARTIST)
-    }
-    pictures = []
-    left_out: Counter[str] = Counter()
-    for artist, match in matches.items():
-        for emoji in emojis:
-            if emoji.code not in match:
-                continue
-            split = split_of(artist, emoji.label, emoji.code in seen)
-            if split is None:
-                left_out[artist] += 1
-                continue
-            assert split in SPLITS
-            pictures.append(Picture(artist, emoji, sets[artist].svg(match[emoji.code]), split))
-    return sorted(pictures, key=lambda picture: picture.key), emojis, left_out
+
+def _without_doubles(svgs: dict[str, str], emojis: list[Emoji]) -> dict[str, str]:
+    """Keeps one emoji of those for which an artist has one drawing: the one that says least.
+
+    Twemoji draws 23 families alike, for one: no model could tell which of them is meant.
+    """
+
+    def says(emoji: Emoji) -> tuple[int, int]:
+        words = emoji.label.replace(",", "").split()
+        return sum(word in ("man", "woman", "men", "women", "boy", "girl") for word in words), len(
+            words
+        )
+
+    kept: dict[str, str] = {}
+    for emoji in sorted(emojis, key=says):
+        if emoji.code in svgs:
+            kept.setdefault(svgs[emoji.code], emoji.code)
+    return {code: svg for svg, code in kept.items()}

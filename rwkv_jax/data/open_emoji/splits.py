@@ -24,7 +24,7 @@ _SAME = {"princess": "prince", "mermaid": "merperson", "merman": "merperson", "o
 
 def concept_group(label: str) -> str:
     """ "man running facing right" -> "running"; a label of such words alone -> "person"."""
-    plain = label.lower().replace("’", "'").replace("'s", "").replace("facing right", "")
+    plain = label.lower().replace("\u2019", "'").replace("'s", "").replace("facing right", "")
     words = [_SAME.get(word, word) for word in re.findall(r"[^\s:,.]+", plain)]
     return " ".join(word for word in words if word not in _WHO) or "person"
 
