@@ -1,65 +1,254 @@
 """Weights on disk: a folder with `model.json` and `params/`, written whole or not at all.
 
 Parameters are kept as a nested dict of float32 arrays ({"image": {"blocks": ...}}): a training
-run's checkpoints hold the same dict, so either can be read without the code that trained it.
+run's checkpoints hold the same dict, so one reader serves both. Arrays are restored onto one local
+device, whatever number of devices they were saved from.
 """
 
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.typing import DTypeLike
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
-from rwkv_jax.models import ClipConfig, RwkvClip
+from rwkv_jax.data.preprocess import CLIP_MEAN, CLIP_STD
+from rwkv_jax.files import write_atomically
+from rwkv_jax.models import ClipConfig
+from rwkv_jax.models.params import (
+    ModelMismatchError,
+    Params,
+    abstract_params,
+    check_same_model,
+    params_from_dict,
+    params_to_dict,
+)
 
-Params = dict[str, Any]  # nested; the leaves are arrays or ShapeDtypeStructs
+__all__ = [
+    "ModelFile",
+    "Params",
+    "Weights",
+    "WeightsError",
+    "abstract_params",
+    "load_weights",
+    "new_directory",
+    "params_from_dict",
+    "params_sha256",
+    "params_to_dict",
+    "read_model_json",
+    "restore_params",
+    "save_weights",
+    "whole_steps",
+    "write_model_json",
+    "write_weights",
+]
+
+MODEL_FILE = "model.json"
+FORMAT = {"format": "rwkv_jax model", "version": 1}
+PREPROCESSING = {
+    "resize": "shorter side to image_size, bicubic with antialiasing, then centre crop",
+    "mean": list(CLIP_MEAN),
+    "std": list(CLIP_STD),
+}
 
 
-def abstract_params(config: ClipConfig) -> Params:
-    """Shapes and dtypes of a model's parameters; allocates nothing."""
-    return jax.eval_shape(lambda: params_to_dict(nnx.state(RwkvClip(config, rngs=nnx.Rngs(0)))))
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message says which, why and what to do."""
 
 
-def params_to_dict(state: nnx.State) -> Params:
-    """A model's state as the nested dict that is saved."""
-    return nnx.to_pure_dict(state)
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """What `model.json` says. Only weights folders carry a checksum: a run's parameters change."""
+
+    config: ClipConfig
+    params_sha256: str | None
 
 
-def params_from_dict(state: nnx.State, params: Params) -> nnx.State:
-    """`state` (of arrays or ShapeDtypeStructs) with its values replaced by `params`.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters (float32 arrays on one local device) and where they came from."""
+
+    config: ClipConfig
+    params: Params
+    source: Path  # the folder that held them
+    step: int | None  # of the training run; None for a weights folder
+
+
+def save_weights(directory: Path, config: ClipConfig, params: Params) -> str:
+    """Writes a new weights folder and returns the parameters' SHA-256.
+
+    Args:
+        params: arrays, NumPy's or JAX's, of the model that `config` describes.
 
     Raises:
-        ValueError: naming every parameter that is missing, unexpected or of another shape.
+        WeightsError: `directory` exists already.
+        ValueError: `params` are another model's.
     """
-    check_same_model(params_to_dict(state), params)
-    leaves = jax.tree.leaves(params)
-    return jax.tree.unflatten(jax.tree.structure(state), leaves)
+    with new_directory(directory) as unfinished:
+        return write_weights(unfinished, config, params)
 
 
-def model_from_params(
-    config: ClipConfig, params: Params, *, dtype: DTypeLike = jnp.float32
-) -> RwkvClip:
-    """The model with these parameters, without initialising any."""
-    model = nnx.eval_shape(lambda: RwkvClip(config, dtype=dtype, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(model)
-    return nnx.merge(graphdef, params_from_dict(state, params))
+def write_weights(directory: Path, config: ClipConfig, params: Params) -> str:
+    """As `save_weights`, into an existing empty folder."""
+    check_same_model(abstract_params(config), params)
+    params = jax.tree.map(np.asarray, params)
+    digest = params_sha256(params)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory / "params", params)
+    write_model_json(directory, config, params_sha256=digest)
+    return digest
 
 
-def check_same_model(expected: Params, got: Params) -> None:
-    """Raises ValueError naming every parameter in which the two differ."""
-    want = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(expected)}
-    have = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(got)}
-    problems = [f"{name} {want[name]} is missing" for name in want if name not in have]
-    problems += [f"{name} {have[name]} is unexpected" for name in have if name not in want]
-    problems += [
-        f"{name} is {have[name]}, expected {want[name]}"
-        for name in want
-        if name in have and have[name] != want[name]
+@contextlib.contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `directory` when the block ends, or vanishes if it raises.
+
+    Raises:
+        WeightsError: `directory` exists already.
+    """
+    directory = directory.absolute()
+    if directory.exists():
+        raise WeightsError(f"{directory} exists already: choose another --out, or remove it first")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(
+        tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.unfinished")
+    )
+    try:
+        unfinished.chmod(0o755)  # mkdtemp keeps everyone else out
+        yield unfinished
+        os.rename(unfinished, directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def load_weights(path: Path) -> Weights:
+    """Reads a weights folder, the newest whole step of a run, or one RUN/checkpoints/STEP.
+
+    Raises:
+        FileNotFoundError: there is no such thing at `path`.
+        WeightsError: it is damaged, or holds another model than its `model.json` says.
+    """
+    home, params_folder, step = _find(Path(path).absolute())
+    model = read_model_json(home)
+    params = restore_params(params_folder, abstract_params(model.config))
+    if step is None and model.params_sha256 not in (None, params_sha256(params)):
+        raise WeightsError(_damaged(params_folder, "its checksum is not that of model.json"))
+    return Weights(model.config, params, params_folder.parent, step)
+
+
+def restore_params(folder: Path, expected: Params) -> Params:
+    """Restores Orbax arrays as `expected` (shapes and dtypes) says, onto one local device.
+
+    Raises:
+        WeightsError: they are another model's, naming what differs; or the folder is damaged.
+    """
+    sharding = SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), expected
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(folder).item_metadata
+            if metadata is not None:
+                check_same_model(expected, metadata.tree)
+            return checkpointer.restore(folder, target)
+    except ModelMismatchError as error:
+        raise WeightsError(
+            f"{folder} does not fit the model of its {MODEL_FILE}: {error}"
+        ) from None
+    # Orbax has no error type of its own: a truncated array arrives as a bare Exception.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise WeightsError(_damaged(folder, f"{type(error).__name__}: {reason}")) from error
+
+
+def write_model_json(
+    directory: Path, config: ClipConfig, *, params_sha256: str | None = None
+) -> None:
+    """Writes `directory`/model.json: what a reader must know besides the parameters."""
+    content: dict[str, Any] = {
+        **FORMAT,
+        "config": config.to_dict(),
+        "preprocessing": PREPROCESSING,
+    }
+    if params_sha256 is not None:
+        content["params_sha256"] = params_sha256
+    write_atomically(directory / MODEL_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def read_model_json(directory: Path) -> ModelFile:
+    """Reads `directory`/model.json.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        WeightsError: it is no such file, of a later version, or wants other preprocessing.
+    """
+    path = directory / MODEL_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: give the folder that holds {MODEL_FILE}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for key, expected in {**FORMAT, "preprocessing": PREPROCESSING}.items():
+            if content.get(key) != expected:
+                raise ValueError(f"{key} is {content.get(key)!r}, and only {expected!r} is known")
+        return ModelFile(ClipConfig.from_dict(content["config"]), content.get("params_sha256"))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{path} cannot be used: {error}") from error
+
+
+def params_sha256(params: Params) -> str:
+    """SHA-256 of every parameter's path, shape and little-endian float32 bytes, in path order."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        array = np.ascontiguousarray(leaf, "<f4")
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _find(path: Path) -> tuple[Path, Path, int | None]:
+    """(folder of model.json, folder of the arrays, step) for what `load_weights` accepts."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is no folder: give a weights folder or a run's folder")
+    if (path / "params").is_dir():
+        if path.parent.name == "checkpoints" and path.name.isdecimal():
+            return path.parent.parent, path / "params", int(path.name)
+        return path, path / "params", None
+    steps = whole_steps(path)
+    if steps:
+        return path, path / "checkpoints" / str(steps[-1]) / "params", steps[-1]
+    raise FileNotFoundError(
+        f"{path} holds neither weights (params/) nor a finished checkpoint (checkpoints/STEP/):"
+        " give a weights folder, a run's folder, or wait for the run's first checkpoint"
+    )
+
+
+def whole_steps(run: Path) -> list[int]:
+    """The steps of a run's checkpoints, oldest first.
+
+    Orbax renames a checkpoint to its step when it is whole: unfinished ones have other names.
+    """
+    checkpoints = run / "checkpoints"
+    if not checkpoints.is_dir():
+        return []
+    names = (entry.name for entry in checkpoints.iterdir() if entry.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _damaged(folder: Path, reason: str) -> str:
+    others = [
+        str(folder.parent.parent / str(step))
+        for step in whole_steps(folder.parents[2])
+        if str(step) != folder.parent.name
     ]
-    if problems:
-        raise ValueError("the parameters belong to another model: " + "; ".join(problems))
-
-
-def _leaves(params: Params) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_flatten_with_path(params)[0]
+    instead = f"load an older one: {', '.join(others)}" if others else "copy or convert it again"
+    return f"{folder} is damaged or incomplete ({reason}); {instead}"

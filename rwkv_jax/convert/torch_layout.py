@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rwkv_jax.models import ClipConfig
-from rwkv_jax.weights import abstract_params
+from rwkv_jax.models.params import abstract_params, flat_params
 
 Shape = tuple[int, ...]
 
@@ -122,7 +122,7 @@ class Piece:
 
 def pieces(params: Any) -> Iterator[Piece]:
     """Every tensor that a model with these (possibly abstract) parameters takes."""
-    for path, leaf in _flat(params).items():
+    for path, leaf in flat_params(params).items():
         if path in SINGLE:
             form, names = SINGLE[path]
             yield Piece(names[0], form, path, ())
@@ -144,7 +144,7 @@ def params_from_torch(config: ClipConfig, tensors: Mapping[str, np.ndarray]) -> 
     """
     abstract = abstract_params(config)
     wanted = {piece.name: piece for piece in pieces(abstract)}
-    shapes = {path: leaf.shape for path, leaf in _flat(abstract).items()}
+    shapes = {path: leaf.shape for path, leaf in flat_params(abstract).items()}
     part = {name: shapes[piece.path][len(piece.index) :] for name, piece in wanted.items()}
     _check_keys(
         {name: piece.form.torch_shape(part[name]) for name, piece in wanted.items()},
@@ -175,8 +175,3 @@ def _check_keys(wanted: dict[str, Shape], got: dict[str, Shape]) -> None:
             f"the weights do not belong to the configuration: {told}."
             " Check that both come from the same model."
         )
-
-
-def _flat(params: Any) -> dict[str, Any]:
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(str(entry.key) for entry in path): leaf for path, leaf in flat}

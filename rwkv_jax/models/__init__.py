@@ -7,6 +7,7 @@ from rwkv_jax.models.config import (
     rwkv_clip_b16,
     rwkv_clip_b32,
 )
+from rwkv_jax.models.params import abstract_params, bind, model_from_params, model_graphdef
 from rwkv_jax.models.rwkv_clip import RwkvClip
 
 __all__ = [
@@ -14,6 +15,10 @@ __all__ = [
     "ImageConfig",
     "RwkvClip",
     "TextConfig",
+    "abstract_params",
+    "bind",
+    "model_from_params",
+    "model_graphdef",
     "rwkv_clip_b16",
     "rwkv_clip_b32",
 ]

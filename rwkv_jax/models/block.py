@@ -37,7 +37,7 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         shift: TokenShift,
         *,
-        drop_rate: Float[Array, ""] | None = None,
+        drop_rate: float | Float[Array, ""] = 0.0,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B T D"]:
         """`shift` is given here, not at construction: an image's depends on its grid.
@@ -102,7 +102,7 @@ def run_blocks(
 
     def step(x, layer):
         params, *drop = layer
-        rate, layer_key = drop or (None, None)
+        rate, layer_key = drop or (0.0, None)
         return nnx.merge(graphdef, params)(x, shift, drop_rate=rate, key=layer_key), None
 
     if remat:

@@ -69,7 +69,7 @@ class HeadNorm(nnx.Module):
 
 
 def drop_path(
-    x: Float[Array, "B T D"], rate: Float[Array, ""], key: PRNGKeyArray
+    x: Float[Array, "B T D"], rate: float | Float[Array, ""], key: PRNGKeyArray
 ) -> Float[Array, "B T D"]:
     """Drops the whole branch of a sample with probability `rate`; scales the rest by 1/(1-rate).
 

@@ -11,7 +11,12 @@ from flax import nnx
 
 from rwkv_jax.convert.torch_config import config_from_torch
 from rwkv_jax.convert.torch_layout import params_from_torch, pieces
-from rwkv_jax.weights import abstract_params, model_from_params, params_to_dict
+from rwkv_jax.models.params import (
+    abstract_params,
+    flat_params,
+    model_from_params,
+    params_to_dict,
+)
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 
@@ -71,13 +76,10 @@ def test_loss_and_every_gradient(golden, model):
     np.testing.assert_allclose(value, golden["loss"], rtol=1e-5)
     np.testing.assert_allclose(scale, golden["logit_scale"], rtol=1e-5)
 
-    gradients = params_to_dict(gradient)
+    gradients = flat_params(params_to_dict(gradient))
     wanted = {name[5:]: value for name, value in golden.items() if name.startswith("grad/")}
     for piece in pieces(abstract_params(config)):
-        leaf = gradients
-        for name in piece.path.split("/"):
-            leaf = leaf[name]
-        got = np.asarray(leaf)[piece.index]
+        got = np.asarray(gradients[piece.path])[piece.index]
         error = relative_error(got, piece.form.to_ours(wanted.pop(piece.name), got.shape))
         assert error < 1e-4, f"{piece.name}: {error}"
     assert not wanted
