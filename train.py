@@ -6,6 +6,7 @@ newest whole checkpoint and ends with the same parameters, bit for bit, as one t
 
 import argparse
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -14,35 +15,34 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rwkv_jax import weights
 from rwkv_jax.config import ConfigError, RunConfig, differences, load_config, override
 from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.data.loader import make_train_loader
 from rwkv_jax.data.prefetch import device_prefetch
+from rwkv_jax.data.records import DatasetError
+from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.data.tokenizer import Tokenizer
-from rwkv_jax.evaluation.embed import make_embedder
+from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.report import write_report
-from rwkv_jax.evaluation.run import evaluate, write_results
+from rwkv_jax.evaluation.results import write_embeddings, write_results
+from rwkv_jax.evaluation.run import Evaluation, run_evaluation
 from rwkv_jax.files import write_atomically
 from rwkv_jax.models import RwkvClip
+from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
 from rwkv_jax.training.metrics_log import MetricsLog
 from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from rwkv_jax.training.sharding import (
-    batch_sharding,
-    check_batch_divides,
-    make_mesh,
-    replicated,
-)
+from rwkv_jax.training.sharding import batch_sharding, check_batch_divides, make_mesh, replicated
 from rwkv_jax.training.state import TrainState
 from rwkv_jax.training.stop import StopRequest
 from rwkv_jax.training.update import make_train_step
 from rwkv_jax.training.watch import NonFiniteLossError, Watch
+from rwkv_jax.weights import write_model_file
 
 
 def train(config: RunConfig, workdir: Path) -> None:
-    # ---------------------------------------------------------------- the workdir, new or known
+    # ------------------------------------------------------------- the workdir: new, or known
     config_file = workdir / "config.json"
     if config_file.exists():
         changed = differences(json.loads(config_file.read_text("utf-8")), config.to_dict())
@@ -54,55 +54,70 @@ def train(config: RunConfig, workdir: Path) -> None:
     mesh = make_mesh()
     check_batch_divides(config.batch_size, mesh)
 
-    # ---------------------------------------------------------------- data
+    # ------------------------------------------------------------- data
     source = open_dataset(config.data.dataset, config.data.split, config.data.data_dir)
     tokenizer = Tokenizer(config.data.loader.context_length)
-    loader = make_train_loader(
-        source,
-        config.data.loader,
-        tokenizer,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    try:
+        loader = make_train_loader(
+            source,
+            config.data.loader,
+            tokenizer,
+            batch_size=config.batch_size // jax.process_count(),
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
-    # ---------------------------------------------------------------- model and optimizer
+    # ------------------------------------------------------------- model and optimizer
     dtype = compute_dtype(config.precision)
     optimizer = make_optimizer(config.optimizer, config.steps)
 
+    def make_model(key: jax.Array) -> RwkvClip:
+        return RwkvClip(config.model, dtype=dtype, rngs=nnx.Rngs(key))
+
     def initial_state(key: jax.Array) -> TrainState:
-        model = RwkvClip(config.model, dtype=dtype, rngs=nnx.Rngs(key))
-        params = weights.params_to_dict(nnx.state(model))
+        params = params_to_dict(nnx.state(make_model(key)))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    graphdef = nnx.graphdef(
-        nnx.eval_shape(lambda: RwkvClip(config.model, dtype=dtype, rngs=nnx.Rngs(0)))
-    )
-    init = jax.jit(initial_state, out_shardings=replicated(mesh))
+    key = jax.random.key(config.seed)
+    graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
     state_like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(initial_state, jax.random.key(config.seed)),
+        jax.eval_shape(initial_state, key),
     )
-    count = sum(leaf.size for leaf in jax.tree.leaves(state_like.params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state_like.params))
     print(
-        f"{count:,} parameters, {len(source):,} records of {source.name},"
-        f" {mesh.size} {jax.default_backend()} device(s), {jnp.dtype(dtype).name} matmuls",
+        f"{parameters:,} parameters, {len(source):,} records of {source.name}, {mesh.size}"
+        f" {jax.default_backend()} device(s), {dtype.name} matrix products",
         flush=True,
     )
 
-    # ---------------------------------------------------------------- start, or go on
+    # ------------------------------------------------------------- start, or go on
     write_atomically(config_file, json.dumps(config.to_dict(), indent=1) + "\n")
-    weights.write_model_json(workdir, config.model)
-    with RunCheckpoints(workdir, config.checkpoint) as checkpoints, StopRequest() as stop:
+    write_model_file(workdir, config.model)
+    train_step = make_train_step(
+        graphdef,
+        optimizer,
+        learning_rate_schedule(config.optimizer, config.steps),
+        positives=config.positives,
+        seed=config.seed,
+        mesh=mesh,
+    )
+    with (
+        StopRequest() as stop,
+        RunCheckpoints(workdir, config.checkpoint) as checkpoints,
+        loader,
+    ):
         first = checkpoints.latest_step() or 0
         if first:
             state, loader_state = checkpoints.restore(first, state_like)
             loader.set_state(loader_state)
             print(f"going on from step {first} of {workdir}", flush=True)
         else:
-            state = init(jax.random.key(config.seed))
-        loader_state = loader.get_state()
+            state = jax.jit(initial_state, out_shardings=replicated(mesh))(key)
+            loader_state = loader.get_state()
         log = MetricsLog(workdir, first_step=first, total_steps=config.steps)
         watch = Watch(
             log,
@@ -111,70 +126,79 @@ def train(config: RunConfig, workdir: Path) -> None:
             checkpoints=checkpoints.directory,
         )
         watch.last_saved = first or None
-        train_step = make_train_step(
-            graphdef,
-            optimizer,
-            learning_rate_schedule(config.optimizer, config.steps),
-            positives=config.positives,
-            seed=config.seed,
-            mesh=mesh,
-        )
-        embedder = make_embedder(
-            graphdef, tokenizer, image_size=config.model.image.image_size, mesh=mesh
-        )
 
-        def save(state: TrainState, loader_state: dict) -> None:
-            watch.flush()  # nothing is saved after a loss that is no number
+        def save(step: int) -> None:
+            watch.flush()  # nothing is saved behind a loss that is no number
             checkpoints.save(state, loader_state)
-            watch.last_saved = int(state.step)
+            watch.last_saved = step
 
-        # ------------------------------------------------------------ the steps
-        batches = device_prefetch(loader, batch_sharding(mesh), config.data.loader.prefetch)
-        try:
-            with jax.transfer_guard("disallow"):
-                for number in range(first + 1, config.steps + 1):
-                    asked = time.monotonic()
-                    batch, keys, loader_state = next(batches)
-                    waited = time.monotonic() - asked
+        def judge(step: int) -> Evaluation:
+            embedder = embedder_from(
+                graphdef,
+                state.params,
+                tokenizer,
+                image_size=config.model.image.image_size,
+                batch_size=config.eval.batch_size,
+            )
+            evaluation = run_evaluation(embedder, config.eval, config.data.data_dir, say=log.say)
+            log.write(step, evaluation.metrics)
+            return evaluation
+
+        # --------------------------------------------------------- the steps
+        step = first
+        with device_prefetch(loader, batch_sharding(mesh), config.data.loader.prefetch) as batches:
+            for step in range(first + 1, config.steps + 1):
+                asked = time.monotonic()
+                batch, keys, loader_state = next(batches)
+                waited = time.monotonic() - asked
+                with jax.transfer_guard("disallow"):
                     state, metrics = train_step(state, batch)
-                    with jax.transfer_guard("allow"):
-                        watch.step(number, metrics, keys, waited, loader.skipped.share)
-                        watch.pause()
-                        if number % config.checkpoint.every == 0 and number < config.steps:
-                            save(state, loader_state)
-                        if number % config.eval.every == 0 and number < config.steps:
-                            watch.flush()
-                            result = evaluate(embedder.bind(state.params), config.eval, config.data.data_dir)
-                            log.write(number, result.metrics)
-                        watch.resume()
-                    if stop.signal is not None:
-                        break
-            save(state, loader_state)
-            checkpoints.wait()
-        finally:
-            batches.close()
-        if stop.signal is not None and int(state.step) < config.steps:
-            log.say(f"{stop.signal}: saved step {int(state.step)}; the same command goes on")
+                watch.step(step, metrics, keys, waited, loader_state)
+                if stop.signal is not None or step == config.steps:
+                    break
+                with watch.paused():
+                    if step % config.checkpoint.every == 0:
+                        save(step)
+                    if config.eval_every is not None and step % config.eval_every == 0:
+                        judge(step)
+        save(step)
+        checkpoints.wait()
+        if step < config.steps:
+            log.say(f"{stop.signal}: saved step {step}; the same command goes on from there")
             log.close()
             return
 
-        # ------------------------------------------------------------ judge, and show
-        result = evaluate(embedder.bind(state.params), config.eval, config.data.data_dir)
-        log.write(config.steps, result.metrics)
+        # --------------------------------------------------------- judge, and show
+        evaluation = judge(step)
         log.close()
-    write_results(workdir / "results.json", result, checkpoint=checkpoints.directory / str(config.steps))
-    print(result.table(), flush=True)
-    print(f"report: {write_report(workdir)}", flush=True)
+        write_results(
+            evaluation,
+            workdir / "results.json",
+            checkpoint=str(checkpoints.directory / str(step)),
+            step=step,
+            params=state.params,
+        )
+        write_embeddings(evaluation, workdir / "embeddings.npz")
+        print(f"report: {write_report(workdir)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--config", required=True, help="a file of configs/")
-    parser.add_argument("--workdir", required=True, type=Path, help="RUN; created if missing")
+    parser.add_argument("--workdir", required=True, type=Path, help="RUN; made if missing")
     arguments, overrides = parser.parse_known_args()
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         train(override(load_config(arguments.config), overrides), arguments.workdir)
-    except (ConfigError, CheckpointError, NonFiniteLossError, FileNotFoundError) as error:
+    except (
+        CheckpointError,
+        ConfigError,
+        DatasetError,
+        FileNotFoundError,
+        NonFiniteLossError,
+        PermissionError,
+        TooManySkippedError,
+    ) as error:
         sys.exit(f"train.py: {error}")
 
 

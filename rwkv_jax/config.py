@@ -48,6 +48,8 @@ class RunConfig:
             pictures of the same concept in the batch are.
         precision: "auto" takes bfloat16 matmuls on accelerators and float32 on CPUs.
         log_every: steps between two lines of metrics.
+        eval: what is measured after the last step.
+        eval_every: measures it every so many steps as well.
     """
 
     model: ClipConfig
@@ -55,6 +57,7 @@ class RunConfig:
     batch_size: int
     steps: int
     eval: EvalConfig
+    eval_every: int | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     positives: Positives = "pair"
@@ -66,6 +69,12 @@ class RunConfig:
         require(self.batch_size >= 2, "batch_size", self.batch_size, "must be 2 or more")
         require(self.steps >= 1, "steps", self.steps, "must be 1 or more")
         require(self.log_every >= 1, "log_every", self.log_every, "must be 1 or more")
+        require(
+            self.eval_every is None or self.eval_every >= 1,
+            "eval_every",
+            self.eval_every,
+            "must be 1 or more steps, or None",
+        )
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
         for field, data, model in (
             ("image_size", self.data.loader.image_size, self.model.image.image_size),
@@ -130,7 +139,7 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 
 # Fields that a restarted run may change: they change neither the parameters nor the data's order.
-FREE_TO_CHANGE = ("log_every", "checkpoint", "eval", "data.data_dir", "data.loader.workers")
+FREE_TO_CHANGE = ("log_every", "checkpoint", "eval", "eval_every", "data.data_dir", "data.loader.workers")
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

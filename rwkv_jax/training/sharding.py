@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DATA_AXIS = "data"
+from rwkv_jax.mesh import DATA_AXIS
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

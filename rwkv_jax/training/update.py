@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from rwkv_jax.data.preprocess import normalise
-from rwkv_jax.models import bind
 from rwkv_jax.training.config import Positives
 from rwkv_jax.training.loss import contrastive_loss, same_concept
 from rwkv_jax.training.sharding import batch_sharding, replicated
@@ -46,7 +45,7 @@ def make_train_step(
     """
 
     def loss_of(params: Params, batch: dict[str, Array], key: Array) -> Float[Array, ""]:
-        model = bind(graphdef, params)
+        model = nnx.merge(graphdef, params)
         image, text, scale = model(normalise(batch["image"]), batch["text"], key=key)
         same = same_concept(batch["concept"]) if positives == "concept" else None
         return contrastive_loss(image, text, scale, same)

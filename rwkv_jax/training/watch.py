@@ -1,9 +1,13 @@
 """Watching a run without slowing it: metrics are fetched one step late, so no step waits for them."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from rwkv_jax.data.skipped import SkippedRecords
 
 from rwkv_jax.training.metrics_log import MetricsLog
 from rwkv_jax.training.update import Metrics
@@ -26,7 +30,10 @@ class Watch:
 
     Args:
         batch_size: pairs a step, for images/s.
-        last_good: says which checkpoint to name when the loss goes wrong.
+        checkpoints: the folder of the run's checkpoints, named when the loss goes wrong.
+
+    Attributes:
+        last_saved: the step of the newest checkpoint, None before the first.
     """
 
     def __init__(
@@ -44,11 +51,23 @@ class Watch:
         self._since, self._waited, self._steps = time.monotonic(), 0.0, 0
 
     def step(
-        self, number: int, metrics: Metrics, keys: list[str], waited: float, skipped_share: float
+        self,
+        number: int,
+        metrics: Metrics,
+        keys: list[str],
+        waited: float,
+        loader_state: dict[str, Any],
     ) -> None:
-        """Notes a step just dispatched, and looks at the one before it."""
+        """Notes a step just dispatched, and looks at the one before it.
+
+        Args:
+            keys: of this process's records in the batch.
+            waited: seconds that the loop waited for the batch.
+            loader_state: the loader's state behind the batch; says how many records were skipped.
+        """
         self.flush()
-        self._pending = _Step(number, metrics, keys, waited, skipped_share)
+        skipped = SkippedRecords.from_dict(loader_state["skipped"]).total
+        self._pending = _Step(number, metrics, keys, waited, skipped / loader_state["position"])
 
     def flush(self) -> None:
         """Looks at the last step noted.
@@ -77,12 +96,12 @@ class Watch:
             self._log.show(seen.number, values)
             self._restart_clock()
 
-    def pause(self) -> None:
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
         """Leaves what is done between two steps (saving, evaluating) out of the step's time."""
-        self._paused = time.monotonic()
-
-    def resume(self) -> None:
-        self._since += time.monotonic() - self._paused
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
 
     def _explain(self, name: str, value: float, seen: _Step) -> str:
         good = (

@@ -1,0 +1,33 @@
+"""The demo: open emoji on two CPU cores in minutes."""
+
+from common import OPEN_EMOJI_EVAL
+
+from rwkv_jax.config import DataConfig, RunConfig
+from rwkv_jax.data.config import LoaderConfig
+from rwkv_jax.models import ClipConfig, ImageConfig, TextConfig
+from rwkv_jax.training.config import CheckpointConfig, OptimizerConfig
+
+IMAGE_SIZE = 32
+CONTEXT = 16  # 95% of the labels and names have at most 9 tokens; the tags' median is 13
+WIDTH = 128
+
+config = RunConfig(
+    model=ClipConfig(
+        # (32 / 8)^2 = 16 patches
+        image=ImageConfig(
+            image_size=IMAGE_SIZE, patch_size=8, width=WIDTH, heads=4, depth=4, hidden_rate=4
+        ),
+        text=TextConfig(context_length=CONTEXT, width=WIDTH, heads=4, depth=1, hidden=448),
+    ),
+    data=DataConfig(
+        dataset="open_emoji",
+        split="train",
+        loader=LoaderConfig(image_size=IMAGE_SIZE, context_length=CONTEXT),
+    ),
+    batch_size=128,
+    steps=1000,
+    optimizer=OptimizerConfig(peak_learning_rate=2e-3),
+    positives="concept",  # five artists draw the same concept: their texts are right for each other
+    checkpoint=CheckpointConfig(every=500),
+    eval=OPEN_EMOJI_EVAL,
+)
