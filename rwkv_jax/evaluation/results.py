@@ -1,14 +1,13 @@
-"""What an evaluation leaves on disk: results.json for everybody, embeddings.npz for the report.
+"""What an evaluation leaves on disk: results.json for everybody, results.npz for the report.
 
 results.json: {"metrics": name -> value, "chance": name -> value, "checkpoint": {path, step,
 parameter_hash}, "datasets": dataset/split -> {content_hash, count, skipped}, "prompts": set ->
-{templates, sha256}, "config", "seconds", "versions"}. embeddings.npz: the features behind the
+{templates, sha256}, "config", "seconds", "versions"}. results.npz: the features behind the
 figures, plain arrays (nothing is pickled).
 """
 
 import dataclasses
 import hashlib
-import io
 import json
 import platform
 from importlib import metadata
@@ -46,13 +45,13 @@ def versions() -> dict[str, str]:
 
 
 def write_results(
-    evaluation: Evaluation, path: Path, *, checkpoint: str, step: int | None, params: Any
+    path: Path, evaluation: Evaluation, *, checkpoint: Path, step: int | None, params: Any
 ) -> None:
-    """Writes results.json at `path`, whole or not at all.
+    """Writes the results at `path` and the features beside it (`embeddings_path`), each atomically.
 
     Args:
+      path: results.json or another file to write.
       evaluation: what was found.
-      path: the file to write.
       checkpoint: where the parameters came from.
       step: the training step they are of; None where that is not known.
       params: the parameters, to be hashed.
@@ -60,18 +59,28 @@ def write_results(
     results = {
         "metrics": evaluation.metrics,
         "chance": evaluation.chance,
-        "checkpoint": {"path": checkpoint, "step": step, "parameter_hash": parameter_hash(params)},
+        "checkpoint": {
+            "path": str(checkpoint),
+            "step": step,
+            "parameter_hash": parameter_hash(params),
+        },
         "datasets": evaluation.datasets,
         "prompts": evaluation.prompts,
         "config": dataclasses.asdict(evaluation.config),
         "seconds": {name: round(value, 3) for name, value in evaluation.seconds.items()},
         "versions": versions(),
     }
+    _write_embeddings(embeddings_path(path), evaluation)
     write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_embeddings(evaluation: Evaluation, path: Path) -> None:
-    """Writes the features of all texts, and of pictures that retrieval and zero-shot used."""
+def embeddings_path(results: Path) -> Path:
+    """Where the features behind a results file lie: results.json -> results.npz."""
+    return results.with_suffix(".npz")
+
+
+def _write_embeddings(path: Path, evaluation: Evaluation) -> None:
+    """All texts that were encoded, and the pictures that retrieval and zero-shot used."""
     judged = {(each.dataset, each.split) for each in evaluation.config.retrieval}
     judged |= {(each.dataset, each.split) for each in evaluation.config.zero_shot}
     words, features = evaluation.texts
@@ -83,15 +92,15 @@ def write_embeddings(evaluation: Evaluation, path: Path) -> None:
         split = evaluation.splits[dataset, name]
         arrays[f"pictures/{dataset}/{name}/features"] = split.features
         arrays[f"pictures/{dataset}/{name}/index"] = split.index
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(buffer.getvalue())
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)
 
 
 class Embeddings:
-    """Reads embeddings.npz: what an `Embedder` gave, looked up instead of computed.
+    """Reads results.npz: what an `Embedder` gave, looked up instead of computed.
 
     Raises:
       FileNotFoundError: there is no such file.

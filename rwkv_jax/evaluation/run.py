@@ -50,6 +50,15 @@ class Evaluation:
         """What guessing gives, by name."""
         return {figure.name: figure.chance for figure in self.figures}
 
+    def table(self) -> str:
+        """The figures as lines of text: name, value, chance."""
+        width = max((len(figure.name) for figure in self.figures), default=0)
+        lines = [f"{'':{width}}   value  chance"]
+        lines += [
+            f"{name:{width}}  {value:6.1%}  {chance:6.1%}" for name, value, chance in self.figures
+        ]
+        return "\n".join(lines)
+
     @property
     def datasets(self) -> dict[str, dict[str, Any]]:
         """By "dataset/split": the content hash, and how many pictures were used and skipped."""
@@ -77,7 +86,7 @@ def to_standard_error(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def run_evaluation(
+def evaluate(
     embedder: Embedder, config: EvalConfig, data_dir: str, *, say: Say = to_standard_error
 ) -> Evaluation:
     """Embeds each split once, then measures what `config` asks for.
@@ -128,10 +137,3 @@ def run_evaluation(
         test = pictures(probe.dataset, probe.test_split)
         measure(probe.name, linear_probe(train, test, probe))
     return Evaluation(config, tuple(figures), splits, embedder.known_texts(), seconds)
-
-
-def evaluate(
-    embedder: Embedder, config: EvalConfig, data_dir: str, *, say: Say = to_standard_error
-) -> dict[str, float]:
-    """`run_evaluation`'s values by name."""
-    return run_evaluation(embedder, config, data_dir, say=say).metrics

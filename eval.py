@@ -1,0 +1,102 @@
+"""Evaluate a checkpoint: restore it, run the evaluators, write what they found.
+
+python eval.py --checkpoint RUN                          what the run itself was to be judged on
+python eval.py --checkpoint DIR --config configs/NAME.py what that config is judged on
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from flax import nnx
+
+import rwkv_jax
+from rwkv_jax.config import ConfigError, load_config
+from rwkv_jax.evaluation.config import EvalConfig
+from rwkv_jax.evaluation.embed import embedder_from
+from rwkv_jax.evaluation.results import write_results
+from rwkv_jax.evaluation.run import evaluate
+from rwkv_jax.models.params import params_to_dict
+from rwkv_jax.precision import compute_dtype
+
+RUN_CONFIG = "config.json"  # written by train.py
+
+
+def find_run(checkpoint: Path) -> Path | None:
+    """The training run's folder that `checkpoint` is, or lies in as RUN/checkpoints/STEP."""
+    for folder in (checkpoint, checkpoint.parent.parent):
+        if (folder / RUN_CONFIG).is_file():
+            return folder
+    return None
+
+
+def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
+    """What to measure, where the data lies, and the precision to compute in.
+
+    Raises:
+      ConfigError: the config is missing or broken, or none is named and the checkpoint has none.
+    """
+    if config is not None:
+        loaded = load_config(config)
+        return loaded.eval, loaded.data.data_dir, loaded.precision
+    if run is None:
+        raise ConfigError(
+            "the checkpoint is no training run's, so it does not say what to measure:"
+            " name a config, --config configs/NAME.py"
+        )
+    path = run / RUN_CONFIG
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        return (
+            EvalConfig.from_dict(values["eval"]),
+            values["data"]["data_dir"],
+            values["precision"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); name a config with --config") from error
+
+
+def main() -> None:
+    # ---------------------------------------------------------------- what to do
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, help="a run, RUN/checkpoints/STEP, or weights"
+    )
+    parser.add_argument("--config", type=Path, help="a file of configs/; default: the run's own")
+    parser.add_argument("--out", type=Path, help="default: CHECKPOINT/results.json")
+    arguments = parser.parse_args()
+    out = arguments.out or arguments.checkpoint / "results.json"
+    if out.suffix != ".json":
+        parser.error(f"--out {out}: must end in .json; the features go beside it as .npz")
+
+    try:
+        # ------------------------------------------------------------ restore
+        config, data_dir, precision = choose_config(
+            arguments.config, find_run(arguments.checkpoint.resolve())
+        )
+        restored = rwkv_jax.load(arguments.checkpoint, precision)
+        params = params_to_dict(nnx.state(restored.model))
+
+        # ------------------------------------------------------------ measure
+        embedder = embedder_from(
+            restored.config,
+            params,
+            dtype=compute_dtype(precision),
+            batch_size=config.batch_size,
+        )
+        evaluation = evaluate(embedder, config, data_dir)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+    # ---------------------------------------------------------------- write, and show
+    write_results(out, evaluation, checkpoint=restored.source, step=restored.step, params=params)
+    print(evaluation.table())
+    print(f"results: {out}")
+
+
+if __name__ == "__main__":
+    main()
