@@ -1,6 +1,6 @@
 """Named datasets: `open_dataset("open_emoji", "train", "data")` gives the records of a split.
 
-A name is either one of `DATASETS` or begins with a prefix of `FAMILIES`, followed by which member of the family it is.
+A name is one of `DATASETS`, or begins with a prefix of `FAMILIES`, followed by which member it is.
 """
 
 from collections.abc import Callable
@@ -39,12 +39,13 @@ def open_dataset(name: str, split: str, data_dir: str) -> Source:
 
     Args:
       name: "open_emoji", "tfds:NAME[/CONFIG][:VERSION]" or "folder:PATH".
-      split: the split's name; "folder:" takes "train", or "all" too if its table has no column `split`.
+      split: the split's name.
       data_dir: where prepared datasets lie; "folder:" does not use it.
 
     Raises:
-      DatasetError: the name or the split is unknown (the message lists those that exist), the dataset is not prepared
-        (it gives the command that prepares it), or its files are not as they should be.
+      DatasetError: the name or the split is unknown (the message lists those that exist), the
+        dataset is not prepared (it gives the command that prepares it), or its files are not as
+        they should be.
     """
     if name in DATASETS:
         return DATASETS[name](name, split, data_dir)

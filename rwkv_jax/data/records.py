@@ -1,7 +1,7 @@
 """What a dataset hands over: one picture, still encoded, with its texts by kind and its labels.
 
-Pictures stay encoded until a loader's worker decodes them, so a record is small, can be pickled, and TFDS needs no
-TensorFlow to store it.
+Pictures stay encoded until a loader's worker decodes them: a record is small and can be pickled,
+and TFDS needs no TensorFlow to store it.
 """
 
 from typing import Protocol, TypedDict, runtime_checkable
@@ -12,11 +12,11 @@ class Record(TypedDict):
 
     Attributes:
       key: names the record within its dataset, for logs and error messages.
-      image: an encoded picture (PNG, JPEG, WebP, ...), possibly broken: whoever decodes it deals with that.
-      texts: texts by kind, e.g. {"label": ("red heart",), "tags": ("love", "valentine")}. A kind that has no text for
-        this picture is absent or has an empty tuple; {} when the dataset has no texts.
-      labels: class indices by label name, e.g. {"concept": 17, "group": 3}; -1 where unknown; {} if there are none.
-        Two pictures with the same `concept` show the same thing.
+      image: an encoded picture (PNG, JPEG, WebP, ...), perhaps broken: the decoder checks.
+      texts: by kind, e.g. {"label": ("red heart",), "tags": ("love", "valentine")}. A kind that has
+        no text for this picture is absent or has an empty tuple; {} when there are no texts.
+      labels: class indices by label name, e.g. {"concept": 17, "group": 3}; -1 where unknown; {} if
+        there are none. Two pictures with the same `concept` show the same thing.
     """
 
     key: str
@@ -27,7 +27,10 @@ class Record(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """A split of a dataset with random access, as Grain wants it. Picklable, so that worker processes can have it."""
+    """A split of a dataset with random access, as Grain wants it.
+
+    Picklable, so that worker processes can have it.
+    """
 
     @property
     def name(self) -> str:
@@ -43,7 +46,7 @@ class Source(Protocol):
 
     @property
     def content_hash(self) -> str:
-        """Changes when the data does; stands in results, so that numbers can be traced to their data."""
+        """Changes when the data does; stands in results, so that these can be traced to it."""
 
     def __len__(self) -> int: ...
 
@@ -51,4 +54,4 @@ class Source(Protocol):
 
 
 class DatasetError(ValueError):
-    """A dataset is not there, not prepared, or not as it should be; the message says what to do about it."""
+    """A dataset is not there, not prepared, or not as it should be; the message says what to do."""

@@ -2,7 +2,7 @@
 
 The picture is the only image feature. Every text feature is a kind of text, every class label a
 label; a feature inside others is named by the last part of its path where that is unique, as in
-{"texts": {"label": ...}}. Pictures are handed over encoded (`SkipDecoding`), which needs no TensorFlow.
+{"texts": {"label": ...}}. Pictures are handed over encoded (`SkipDecoding`): no TensorFlow needed.
 """
 
 import hashlib
@@ -52,9 +52,16 @@ class TfdsSource:
         for part in reversed(self._image):
             decoders = {part: decoders}
         try:
-            return self._builder.as_data_source(split=split, decoders=decoders)
-        except (ValueError, NotImplementedError) as error:
-            raise DatasetError(f"{self.name} cannot be opened: {_first_line(error)}") from error
+            examples = self._builder.as_data_source(split=split, decoders=decoders)
+            if len(examples):
+                examples[0]  # files are only opened now
+        # array_record raises RuntimeError, ValueError or IndexError for broken files.
+        except (ValueError, RuntimeError, IndexError, OSError) as error:
+            raise DatasetError(
+                f"{self.name} in {self._builder.data_path} cannot be read "
+                f"({_first_line(error)}). Delete that folder and prepare the dataset again."
+            ) from error
+        return examples
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -170,7 +177,7 @@ def _as_texts(value: Any) -> tuple[str, ...]:
 
 
 def _metadata_hash(info: Any, split: str) -> str:
-    """Of what TFDS knows about the files: cheap for any size, and changes when the data is remade."""
+    """Of what TFDS knows about the files: cheap for any size, changes when the data is remade."""
     shards = {name: [part.num_bytes, part.shard_lengths] for name, part in info.splits.items()}
     facts = json.dumps([info.full_name, split, shards], sort_keys=True, default=str)
     return hashlib.sha256(facts.encode()).hexdigest()

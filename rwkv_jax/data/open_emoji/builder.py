@@ -16,7 +16,7 @@ def _in_order(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-class OpenEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class OpenEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Takes its pictures when constructed: the class names are known only once these are read.
 
     TFDS reads what this writes back without this class (`tfds.builder_from_directory`).

@@ -4,7 +4,9 @@ A prepared dataset is a folder of TFDS's with `manifest.json` in it. It is built
 into place whole, so that one which was cut off is never taken for prepared.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_jax.data.open_emoji.download import fetch
+from rwkv_jax.data.open_emoji.emoji import Emoji
 from rwkv_jax.data.open_emoji.pictures import Picture, read_pictures
 from rwkv_jax.data.open_emoji.render import IMAGE_SIZE, render_all
 from rwkv_jax.data.open_emoji.sources import ARTISTS, PACKAGES, TEXT_KINDS
@@ -95,6 +98,7 @@ def prepare(data_dir: str | Path, report: Callable[[str], None] = print) -> dict
     done(f"fetched and verified {len(tarballs)} packages")
     pictures, emojis, left_out = read_pictures(tarballs)
     done(f"matched {len(pictures)} pictures with {len(emojis)} emojis")
+    report(f"rendering {len(pictures)} pictures ...")
     pngs = render_all([picture.svg for picture in pictures])
     done(f"rendered {len(pngs)} pictures of {IMAGE_SIZE} x {IMAGE_SIZE}")
     manifest = make_manifest(pictures, pngs, left_out)
@@ -103,7 +107,13 @@ def prepare(data_dir: str | Path, report: Callable[[str], None] = print) -> dict
     return manifest
 
 
-def _write(pictures: Sequence[Picture], pngs: Sequence[bytes], emojis, manifest, data_dir: Path):
+def _write(
+    pictures: Sequence[Picture],
+    pngs: Sequence[bytes],
+    emojis: Sequence[Emoji],
+    manifest: dict[str, Any],
+    data_dir: Path,
+) -> None:
     import tensorflow_datasets as tfds
 
     from rwkv_jax.data.open_emoji.builder import OpenEmoji
@@ -113,10 +123,13 @@ def _write(pictures: Sequence[Picture], pngs: Sequence[bytes], emojis, manifest,
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".partial-") as temporary:
         builder = OpenEmoji(pictures=pictures, pngs=pngs, emojis=emojis, data_dir=temporary)
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading
+            builder.download_and_prepare()
         built = folder(temporary)
         (built / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
-        if final.exists():  # without a manifest: not of this code's making, or half deleted
+        if read_manifest(data_dir) is not None:
+            return  # another process was faster
+        if final.exists():  # without a manifest: half deleted
             shutil.rmtree(final)
         os.replace(built, final)
 
@@ -171,6 +184,7 @@ def content_hash(pictures: Sequence[Picture], pngs: Sequence[bytes]) -> str:
     digest = hashlib.sha256()
     for picture, png in sorted(zip(pictures, pngs, strict=True), key=lambda pair: pair[0].key):
         pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        assert pixels is not None  # `render` made it
         emoji = picture.emoji
         facts = [picture.split, picture.key, emoji.texts, emoji.group, emoji.subgroup]
         digest.update(json.dumps(facts).encode())

@@ -1,8 +1,10 @@
-"""What Firefox OS's own icon names stand for, where no standard name says so; found by looking at them.
+"""What Firefox OS's own icon names stand for, where no standard name does; found by looking.
 
 None: the name is like that of an emoji, but the drawing shows something else, or is broken
 ("tramcar" has lost its colours, "heartblue" lies outside its view box).
 """
+
+# ruff: noqa: RUF001 - the labels are CLDR's, which writes typographic apostrophes.
 
 FXEMOJI_LABELS: dict[str, str | None] = {
     "2hearts": "two hearts",

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def code_points(hexcode: str) -> str:
-    """ "2764-FE0F" -> "2764": the sequence without variation selectors, which sets write or leave."""
+    """The sequence without variation selectors, which some write: "2764-FE0F" -> "2764"."""
     return "-".join(part for part in hexcode.upper().split("-") if part not in ("FE0E", "FE0F"))
 
 
@@ -42,7 +42,7 @@ class IconSet:
         return names
 
     def svg(self, name: str) -> str:
-        """The SVG of an icon or alias, in a square view box: a drawing that is not square is centred.
+        """The SVG of an icon or alias in a square view box, centred if it is not square itself.
 
         Raises:
           KeyError: there is no such icon.

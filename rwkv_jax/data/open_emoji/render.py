@@ -1,4 +1,4 @@
-"""SVG to PNG: one size, on white, in several processes, since the renderer holds the interpreter's lock.
+"""SVG to PNG: one size, on white, in several processes, since the renderer holds Python's lock.
 
 72 px: training takes 32 to 48 px, and a crop of 70% of the area still has 60 px, so that training
 only ever shrinks; and one picture takes about 3 kB and 0.1 ms to decode.

@@ -1,6 +1,6 @@
 """What open emoji is made of: npm packages with their checksums, licences and authors, as data.
 
-A package's licence is what its own `package.json` and `info.json` (or LICENSE file) say at this version.
+A licence is what the package itself says at this version (package.json and info.json, or LICENSE).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which picture goes where. A split is decided by the concept and the artist alone, never by chance.
+"""Which picture goes where: decided by the concept and the artist alone, never by chance.
 
 A fixed 15% of the concepts are held out from every artist. They are drawn in groups of the same
 name without gender words, so that "man running" cannot be trained on while "woman running" is new.
@@ -18,7 +18,10 @@ SPLITS = {
 }
 
 # Words that say who does it rather than what is done; "and" joins two of them.
-_WHO = frozenset("man woman person men women people boy girl child adult and santa mrs mx".split())
+_WHO = frozenset(
+    ("man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult")
+    + ("and", "santa", "mrs", "mx")
+)
 _SAME = {"princess": "prince", "mermaid": "merperson", "merman": "merperson", "older": "old"}
 
 
