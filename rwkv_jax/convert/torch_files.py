@@ -5,12 +5,14 @@ Shapes are known before data is read, so a file cannot make us allocate more tha
 
 import contextlib
 import dataclasses
+import functools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from rwkv_jax.convert.torch_layout import ConversionError
 
@@ -19,10 +21,13 @@ WRAPPERS = {"module", "_orig_mod"}  # DistributedDataParallel's and torch.compil
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor whose shape is known and whose data is read, as float32, when asked for."""
+    """A tensor whose shape is known, and whose data is read when NumPy asks for the array."""
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.read(), dtype)
 
 
 @contextlib.contextmanager
@@ -77,13 +82,13 @@ def _open_npz(path: Path) -> Iterator[dict[str, StoredTensor]]:
                 shape, _, dtype = read_header(file)
             name = member.removesuffix(".npy")
             _check_floating(name, dtype)
-            tensors[name] = StoredTensor(shape, lambda member=member: _read_npy(archive, member))
+            tensors[name] = StoredTensor(shape, functools.partial(_read_npy, archive, member))
         yield tensors
 
 
 def _read_npy(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     with archive.open(member) as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False), np.float32)
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 @contextlib.contextmanager
@@ -95,8 +100,7 @@ def _open_safetensors(path: Path) -> Iterator[dict[str, StoredTensor]]:
         tensors = {}
         for name in file.keys():  # noqa: SIM118 (no mapping)
             shape = tuple(file.get_slice(name).get_shape())
-            read = lambda name=name: np.asarray(file.get_tensor(name), np.float32)  # noqa: E731
-            tensors[name] = StoredTensor(shape, read)
+            tensors[name] = StoredTensor(shape, functools.partial(file.get_tensor, name))
         yield tensors
 
 
@@ -127,8 +131,8 @@ def _open_torch(path: Path) -> Iterator[dict[str, StoredTensor]]:
     tensors = {}
     for name, tensor in loaded.items():
         _check_floating(name, "float" if tensor.is_floating_point() else str(tensor.dtype))
-        read = lambda tensor=tensor: tensor.to(torch.float32).numpy()  # noqa: E731
-        tensors[name] = StoredTensor(tuple(tensor.shape), read)
+        # NumPy has no bfloat16; every bfloat16 is a float32.
+        tensors[name] = StoredTensor(tuple(tensor.shape), tensor.float().numpy)
     yield tensors
 
 

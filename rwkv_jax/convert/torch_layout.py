@@ -6,13 +6,13 @@ are [out, in], ours [in, out]; their five `time_maa_*` are rows of one `maa`.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Protocol
 
 import jax
 import numpy as np
 
 from rwkv_jax.models import ClipConfig
-from rwkv_jax.models.params import abstract_params, flat_params
+from rwkv_jax.models.params import Params, abstract_params, flat_params
 
 Shape = tuple[int, ...]
 
@@ -120,7 +120,7 @@ class Piece:
     index: Shape  # leading indices into ours: (), (layer,) or (layer, use)
 
 
-def pieces(params: Any) -> Iterator[Piece]:
+def pieces(params: Params) -> Iterator[Piece]:
     """Every tensor that a model with these (possibly abstract) parameters takes."""
     for path, leaf in flat_params(params).items():
         if path in SINGLE:
@@ -136,28 +136,44 @@ def pieces(params: Any) -> Iterator[Piece]:
                 yield Piece(f"{theirs}{layer}.{name}", form, path, index)
 
 
-def params_from_torch(config: ClipConfig, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+class Tensor(Protocol):
+    """What has a shape now and becomes an array when asked: an array, or one still in a file."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def __array__(self) -> np.ndarray: ...
+
+
+def params_from_torch(config: ClipConfig, tensors: Mapping[str, Tensor]) -> Params:
     """The authors' state dict as our nested dict of float32 arrays.
 
     Raises:
-        ConversionError: naming every missing, unexpected and wrongly shaped key.
+        ConversionError: naming every missing, unexpected and wrongly shaped key, before any data
+            is read; or every key whose values are not all finite.
     """
     abstract = abstract_params(config)
     wanted = {piece.name: piece for piece in pieces(abstract)}
     shapes = {path: leaf.shape for path, leaf in flat_params(abstract).items()}
     part = {name: shapes[piece.path][len(piece.index) :] for name, piece in wanted.items()}
-    _check_keys(
+    check_keys(
         {name: piece.form.torch_shape(part[name]) for name, piece in wanted.items()},
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
     )
     ours = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+    broken = []
     for name, piece in wanted.items():
-        ours[piece.path][piece.index] = piece.form.to_ours(tensors[name], part[name])
+        tensor = np.asarray(tensors[name], np.float32)
+        if not np.isfinite(tensor).all():
+            broken.append(name)
+        ours[piece.path][piece.index] = piece.form.to_ours(tensor, part[name])
+    if broken:
+        raise ConversionError(f"the weights hold NaN or infinity in {', '.join(broken)}")
     treedef = jax.tree.structure(abstract)
     return jax.tree.unflatten(treedef, list(ours.values()))
 
 
-def _check_keys(wanted: dict[str, Shape], got: dict[str, Shape]) -> None:
+def check_keys(wanted: dict[str, Shape], got: dict[str, Shape]) -> None:
     problems = {
         "missing": [f"{name} {wanted[name]}" for name in wanted if name not in got],
         "unexpected": [f"{name} {got[name]}" for name in got if name not in wanted],
