@@ -1,13 +1,19 @@
 """The one door to `rwkv_kernels`: what a block may take as its WKV.
 
 A WKV here maps (r, k, v, w [B, T, H, N], u [H, N]) to y [B, T, H, N]; `w` is the decay logit.
+Under a mesh (`jax.set_mesh`) each device runs it on its own part of the batch: sequences do not
+depend on each other, and the loops inside a WKV are nothing that XLA could split by itself.
 """
 
 from collections.abc import Callable
 
+import jax
+import rwkv_kernels
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
+from rwkv_kernels import wkv6
 
-from rwkv_kernels import bi_wkv6, wkv6
+from rwkv_jax.mesh import DATA_AXIS
 
 __all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "wkv6"]
 
@@ -23,6 +29,31 @@ Wkv = Callable[
 ]
 
 
+def _on_each_device(wkv: Wkv) -> Wkv:
+    """`wkv` on every device's part of the batch, where a mesh is set; else as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
+        return wkv
+    batch = PartitionSpec(DATA_AXIS)
+    return jax.shard_map(
+        wkv,
+        in_specs=(batch, batch, batch, batch, PartitionSpec()),
+        out_specs=batch,
+        check_vma=False,  # the kernels know nothing of meshes, so their carries name no axes
+    )
+
+
+def bi_wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+) -> Float[Array, "B T H N"]:
+    """The bidirectional WKV of the two encoders."""
+    return _on_each_device(rwkv_kernels.bi_wkv6)(r, k, v, w, u)
+
+
 def causal_wkv6(
     r: Float[Array, "B T H N"],
     k: Float[Array, "B T H N"],
@@ -31,4 +62,4 @@ def causal_wkv6(
     u: Float[Array, "H N"],
 ) -> Float[Array, "B T H N"]:
     """The causal WKV from a zero state, without the final state: a language model in training."""
-    return wkv6(r, k, v, w, u)[0]
+    return _on_each_device(lambda *inputs: wkv6(*inputs)[0])(r, k, v, w, u)

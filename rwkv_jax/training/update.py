@@ -67,9 +67,15 @@ def make_train_step(
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    return jax.jit(
+    compiled = jax.jit(
         step,
         in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=(replicated(mesh), replicated(mesh)),
         donate_argnums=0,
     )
+
+    def on_mesh(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        with jax.set_mesh(mesh):  # the WKV asks for it
+            return compiled(state, batch)
+
+    return on_mesh
