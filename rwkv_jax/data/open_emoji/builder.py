@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from rwkv_jax.data.open_emoji.emoji import Emoji
 from rwkv_jax.data.open_emoji.pictures import Picture
 from rwkv_jax.data.open_emoji.render import IMAGE_SIZE
-from rwkv_jax.data.open_emoji.sources import ARTISTS, PACKAGES
+from rwkv_jax.data.open_emoji.sources import Sources
 from rwkv_jax.data.open_emoji.splits import SPLITS
 
 
@@ -28,11 +28,13 @@ class OpenEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
     def __init__(
         self,
         *,
+        sources: Sources,
         pictures: Sequence[Picture],
         pngs: Sequence[bytes],
         emojis: Sequence[Emoji],
         data_dir: str,
     ):
+        self._sources = sources
         self._pictures = list(zip(pictures, pngs, strict=True))
         shown = {picture.emoji.code for picture in pictures}
         self._emojis = [emoji for emoji in emojis if emoji.code in shown]
@@ -43,6 +45,7 @@ class OpenEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
             return tfds.features.ClassLabel(names=_in_order(names))
 
         text = tfds.features.Text()
+        packages = self._sources.packages
         return self.dataset_info_from_configs(
             description="The same concepts drawn by six artists, with human-written texts.",
             features=tfds.features.FeaturesDict(
@@ -59,11 +62,10 @@ class OpenEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
                     "concept": classes([emoji.label for emoji in self._emojis]),
                     "group": classes([emoji.group for emoji in self._emojis]),
                     "subgroup": classes([emoji.subgroup for emoji in self._emojis]),
-                    "artist": classes(list(ARTISTS)),
+                    "artist": classes(list(self._sources.artists)),
                 }
             ),
-            homepage=ARTISTS["noto"].url,
-            license="; ".join(f"{package.title}: {package.licence}" for package in PACKAGES),
+            license="; ".join(f"{package.title}: {package.licence}" for package in packages),
             disable_shuffling=True,
         )
 

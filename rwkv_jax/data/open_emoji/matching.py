@@ -14,8 +14,8 @@ from rwkv_jax.data.open_emoji.icons import IconSet
 
 
 def slug(name: str) -> str:
-    """ "Piñata & co." -> "pinataandco"."""
-    plain = unicodedata.normalize("NFKD", name.replace("&", "and").replace("ñ", "n"))
+    """Letters and digits only, for comparison: "pinataandco" for "Piñata & co."."""
+    plain = unicodedata.normalize("NFKD", name.replace("&", "and"))
     return re.sub(r"[^a-z0-9]", "", plain.encode("ascii", "ignore").decode().lower())
 
 

@@ -9,20 +9,14 @@ from rwkv_jax.data.open_emoji.emoji import Emoji, read_emojis
 from rwkv_jax.data.open_emoji.fxemoji_names import FXEMOJI_LABELS
 from rwkv_jax.data.open_emoji.icons import IconSet, code_points
 from rwkv_jax.data.open_emoji.matching import match_by_code, match_by_name, names_in_sets
-from rwkv_jax.data.open_emoji.sources import (
-    ARTISTS,
-    EMOJIBASE,
-    EMOJILIB,
-    MATCHED_BY_NAME,
-    NEW_ARTIST,
-)
+from rwkv_jax.data.open_emoji.sources import MATCHED_BY_NAME, NEW_ARTIST, Sources
 from rwkv_jax.data.open_emoji.splits import is_held_out, split_of
 
 
 @dataclass(frozen=True)
 class Picture:
     """Attributes:
-    artist: a key of `sources.ARTISTS`.
+    artist: a key of `Sources.artists`.
     emoji: what it shows.
     svg: how it is drawn.
     split: a key of `splits.SPLITS`.
@@ -39,17 +33,20 @@ class Picture:
         return f"{self.artist}/{self.emoji.code} {self.emoji.label}"
 
 
-def read_pictures(tarballs: dict[str, Path]) -> tuple[list[Picture], list[Emoji], Counter[str]]:
+def read_pictures(
+    sources: Sources, tarballs: dict[str, Path]
+) -> tuple[list[Picture], list[Emoji], Counter[str]]:
     """Reads all pictures, sorted by key; all emojis; and how many pictures are left out, by reason.
 
     Args:
-      tarballs: paths by `Package.spec`.
+      sources: the packages.
+      tarballs: their paths by `Package.spec`.
 
     Raises:
       DatasetError: a tarball is broken or lacks a file.
     """
     data, messages, groups, unicode_names, shortcodes = read_json(
-        tarballs[EMOJIBASE.spec],
+        tarballs[sources.emojibase.spec],
         "en/data.json",
         "en/messages.json",
         "meta/groups.json",
@@ -57,11 +54,11 @@ def read_pictures(tarballs: dict[str, Path]) -> tuple[list[Picture], list[Emoji]
         # JoyPixels is what Emoji One became.
         "en/shortcodes/joypixels.json",
     )
-    (keywords,) = read_json(tarballs[EMOJILIB.spec], "dist/emoji-en-US.json")
+    (keywords,) = read_json(tarballs[sources.emojilib.spec], "dist/emoji-en-US.json")
     emojis = read_emojis(data, messages, groups, unicode_names, keywords)
     sets = {
         artist: IconSet.from_json(*read_json(tarballs[package.spec], "icons.json", "chars.json"))
-        for artist, package in ARTISTS.items()
+        for artist, package in sources.artists.items()
     }
     left_out: Counter[str] = Counter()
     drawings = {}

@@ -32,7 +32,25 @@ class Package:
         return self.spec.removeprefix("@").replace("/", "-").replace("@", "-") + ".tgz"
 
 
-ARTISTS: dict[str, Package] = {
+@dataclass(frozen=True)
+class Sources:
+    """Attributes:
+    artists: their icon sets, in Iconify's JSON format.
+    emojibase: labels, tags, groups, Unicode names.
+    emojilib: keywords.
+    """
+
+    artists: dict[str, Package]
+    emojibase: Package
+    emojilib: Package
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """All of them."""
+        return (*self.artists.values(), self.emojibase, self.emojilib)
+
+
+_ARTISTS = {
     "noto": Package(
         "@iconify-json/noto@1.2.9",
         "0d08ae5c435bba7e35721f973d2579e47f456962a91d3cb3e3a6082ad49a2980"
@@ -88,7 +106,7 @@ ARTISTS: dict[str, Package] = {
         "MIT",
     ),
 }
-EMOJIBASE = Package(
+_EMOJIBASE = Package(
     "emojibase-data@17.0.0",
     "62f81be405a81d588757f82ad6aaf96406ab7018a9f81dbbfd92d1b142646e00"
     "0468b959fdfa1ff60f3cd8b4e9984a728413440b49b6484988b658c7b13ca08c",
@@ -97,7 +115,7 @@ EMOJIBASE = Package(
     "https://github.com/milesj/emojibase",
     "MIT",
 )
-EMOJILIB = Package(
+_EMOJILIB = Package(
     "emojilib@4.0.3",
     "29b5a262b7bd69149a3db1eb1d9233f739a833edb52c0b0ad55149b674e1d550"
     "ad584feb34c0ef8868504e6b1e94597de5d86ab46958db6887d25786e41b96d2",
@@ -106,7 +124,7 @@ EMOJILIB = Package(
     "https://github.com/muan/emojilib",
     "MIT",
 )
-PACKAGES: tuple[Package, ...] = (*ARTISTS.values(), EMOJIBASE, EMOJILIB)
+SOURCES = Sources(_ARTISTS, _EMOJIBASE, _EMOJILIB)
 
 # The artist whose pictures are never trained on.
 NEW_ARTIST = "noto"

@@ -19,14 +19,13 @@ SPLITS = {
 
 # Words that say who does it rather than what is done; "and" joins two of them.
 _WHO = frozenset(
-    ("man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult")
-    + ("and", "santa", "mrs", "mx")
-)
+    ["man", "woman", "person", "men", "women", "people", "boy", "girl", "child", "adult"]
+) | {"and", "santa", "mrs", "mx"}
 _SAME = {"princess": "prince", "mermaid": "merperson", "merman": "merperson", "older": "old"}
 
 
 def concept_group(label: str) -> str:
-    """ "man running facing right" -> "running"; a label of such words alone -> "person"."""
+    """What is held out together: "running" for "man running: facing right"; "person" for "girl"."""
     plain = label.lower().replace("\u2019", "'").replace("'s", "").replace("facing right", "")
     words = [_SAME.get(word, word) for word in re.findall(r"[^\s:,.]+", plain)]
     return " ".join(word for word in words if word not in _WHO) or "person"
