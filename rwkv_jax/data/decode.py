@@ -71,3 +71,12 @@ def _to_rgb(pixels: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     colour, alpha = pixels[:, :, 2::-1].astype(np.uint16), pixels[:, :, 3:].astype(np.uint16)
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def prepare_opencv() -> None:
+    """For a process that decodes: one thread (the processes share the cores), no messages.
+
+    A broken picture is reported by its key, by whoever called `decode_image`.
+    """
+    cv2.setNumThreads(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

@@ -1,0 +1,55 @@
+"""What can be set about the loader."""
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How records become training batches.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+
+    # Side of the square picture, in pixels.
+    image_size: int = 224
+    # Tokens a text, start and end included.
+    context_length: int = 77
+    # Probability of each kind of text, renormalised over the kinds that a record has. A kind that
+    # is not named is never drawn; with none named, all are drawn alike.
+    text_probabilities: dict[str, float] = field(default_factory=dict)
+    # Random crop: share of the picture's area, and width / height.
+    crop_area: tuple[float, float] = (0.7, 1.0)
+    crop_ratio: tuple[float, float] = (0.8, 1.25)
+    flip_probability: float = 0.5
+    # Processes that decode; 0 decodes in a thread of the training process.
+    workers: int = 0
+    # Batches that are made ready ahead.
+    prefetch: int = 2
+    # A larger share of broken pictures and missing texts than this stops the run.
+    max_skipped_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check("image_size", self.image_size, self.image_size >= 1, "at least 1")
+        _check("context_length", self.context_length, self.context_length >= 3, "at least 3")
+        _check("workers", self.workers, self.workers >= 0, "at least 0")
+        _check("prefetch", self.prefetch, self.prefetch >= 1, "at least 1")
+        for name in ("flip_probability", "max_skipped_share"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "in [0, 1]")
+        low, high = self.crop_area
+        _check("crop_area", self.crop_area, 0 < low <= high <= 1, "0 < low <= high <= 1")
+        low, high = self.crop_ratio
+        _check("crop_ratio", self.crop_ratio, 0 < low <= high < math.inf, "0 < low <= high")
+        shares = self.text_probabilities.values()
+        _check(
+            "text_probabilities",
+            self.text_probabilities,
+            all(0 <= p < math.inf for p in shares) and (not shares or sum(shares) > 0),
+            "at least 0 each, and not all 0",
+        )
+
+
+def _check(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"LoaderConfig.{name} = {value}, but it must be {expected}")

@@ -1,0 +1,255 @@
+"""The loader in one process: what batches hold, restoring, skipping, errors."""
+
+import json
+import logging
+import re
+
+import chex
+import numpy as np
+import pytest
+from picture_source import PictureSource
+
+from rwkv_jax.data.config import LoaderConfig
+from rwkv_jax.data.decode import decode_image
+from rwkv_jax.data.loader import evaluation_batches, make_train_loader
+from rwkv_jax.data.preprocess import resize_center_crop
+from rwkv_jax.data.skipped import TooManySkippedError
+from rwkv_jax.data.tokenizer import Tokenizer
+
+CONFIG = LoaderConfig(image_size=16, context_length=8)
+
+
+def loader(source=None, config=CONFIG, *, batch_size=8, seed=0, **processes):
+    tokenizer = Tokenizer(config.context_length)
+    source = source or PictureSource()
+    return make_train_loader(
+        source, config, tokenizer, batch_size=batch_size, seed=seed, **processes
+    )
+
+
+def take(batches, count):
+    return [next(batches) for _ in range(count)]
+
+
+def keys_of(batches):
+    return [key for batch in batches for key in batch["keys"]]
+
+
+def test_what_a_batch_holds():
+    source = PictureSource()
+    with loader(source) as batches:
+        for batch in take(batches, 6):
+            chex.assert_shape(batch["image"], (8, 16, 16, 3))
+            assert batch["image"].dtype == np.uint8
+            indices = [int(key[1:]) for key in batch["keys"]]
+            expected = [index // 2 if index % 5 else -1 for index in indices]
+            np.testing.assert_array_equal(batch["concept"], np.array(expected, np.int32))
+            for index, ids, image in zip(indices, batch["text"], batch["image"], strict=True):
+                texts = ["red", f"picture {index}", f"number {index}"]
+                assert (Tokenizer(8)(texts) == ids).all(axis=1).any()
+                whole = decode_image(source[index]["image"])
+                difference = image.mean(axis=(0, 1)) - whole.mean(axis=(0, 1))
+                assert np.abs(difference).max() < 25
+
+
+def test_every_epoch_has_every_record_once_in_another_order():
+    with loader() as batches:
+        keys = keys_of(take(batches, 37))
+    epochs = [keys[start : start + 37] for start in range(0, 8 * 37, 37)]
+    everything = {f"k{index}" for index in range(37)}
+    assert all(set(epoch) == everything for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+
+
+def test_crops_and_texts_are_drawn_anew_each_epoch():
+    with loader(PictureSource(8)) as batches:
+        first, second = take(batches, 2)
+    a, b = np.argsort(first["keys"]), np.argsort(second["keys"])
+    assert sorted(first["keys"]) == sorted(second["keys"])
+    assert (first["image"][a] != second["image"][b]).any(axis=(1, 2, 3)).all()
+    assert (first["text"][a] != second["text"][b]).any()
+
+
+def test_seeds():
+    with loader(seed=3) as a, loader(seed=3) as b, loader(seed=4) as other:
+        a, b, other = take(a, 6), take(b, 6), take(other, 12)
+    chex.assert_trees_all_equal(a, b)
+    # Not even a shifted epoch is shared.
+    keys, others = keys_of(a), keys_of(other)
+    assert all(keys[:37] != others[start : start + 37] for start in (0, 37))
+
+
+def test_flip():
+    whole = {"image_size": 16, "context_length": 8, "crop_area": (1.0, 1.0)}
+    plain = LoaderConfig(**whole, crop_ratio=(1.2, 1.2), flip_probability=0)
+    flipped = LoaderConfig(**whole, crop_ratio=(1.2, 1.2), flip_probability=1)
+    with loader(config=plain) as a, loader(config=flipped) as b:
+        np.testing.assert_array_equal(next(a)["image"], next(b)["image"][:, :, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "share"),
+    [({}, 0.5), ({"label": 1.0, "tags": 3.0}, 0.25), ({"label": 0.0, "tags": 1.0}, 0.0)],
+)
+def test_texts_are_drawn_by_the_kinds_probabilities(probabilities, share):
+    config = LoaderConfig(image_size=4, context_length=8, text_probabilities=probabilities)
+    with loader(config=config) as batches:
+        ids = np.concatenate([batch["text"] for batch in take(batches, 120)])
+    label = Tokenizer(8)(["picture"])[0, 1]
+    drawn = (ids[:, 1] == label).mean()
+    # 960 draws: a standard deviation is at most 0.016.
+    assert abs(drawn - share) < 0.06
+    # Within the tags, both are drawn alike; the blank one never.
+    red = (ids == Tokenizer(8)(["red"])[0]).all(axis=1).mean()
+    assert abs(red - (1 - share) / 2) < 0.06
+
+
+def test_restoring_gives_the_batches_that_would_have_come():
+    source = PictureSource(broken=[3, 20], wordless=[5])
+    config = LoaderConfig(image_size=16, context_length=8, max_skipped_share=0.2)
+    states, batches = [], []
+    with loader(source, config) as uninterrupted:
+        for _ in range(14):  # three epochs
+            states.append(json.dumps(uninterrupted.get_state()))
+            batches.append(next(uninterrupted))
+        end = uninterrupted.get_state()
+    assert end["skipped"]["broken image"]["count"] >= 4
+    for start in (0, 1, 4, 9, 13):
+        with loader(source, config) as restored:
+            restored.set_state(json.loads(states[start]))
+            chex.assert_trees_all_equal(take(restored, 14 - start), batches[start:])
+            assert restored.get_state() == end
+    with loader(source, config) as rewound:
+        take(rewound, 5)
+        rewound.set_state(json.loads(states[2]))
+        chex.assert_trees_all_equal(next(rewound), batches[2])
+
+
+def test_processes_share_one_stream():
+    with loader(batch_size=12) as whole:
+        together = keys_of(take(whole, 9))
+    parts = []
+    for index in range(3):
+        with loader(batch_size=4, process_index=index, process_count=3) as part:
+            parts.append(take(part, 9))
+    assert [keys_of(part) for part in parts] == [together[index::3] for index in range(3)]
+
+
+def test_broken_records_are_skipped_counted_and_logged_once(caplog):
+    source = PictureSource(40, broken=[3, 20], wordless=[5], missing=[6])
+    with caplog.at_level(logging.WARNING), loader(source) as batches:
+        keys = keys_of(take(batches, 9))  # two epochs of 36
+        skipped = batches.skipped
+    left_out = {"k3", "k20", "k5", "k6"}
+    assert set(keys) == {f"k{index}" for index in range(40)} - left_out
+    assert skipped.counts.keys() == {"broken image", "no text", "unreadable record"}
+    assert 6 <= skipped.total <= 8
+    assert skipped.examples["no text"] == ["k5"]
+    messages = "\n".join(record.getMessage() for record in caplog.records)
+    assert len(caplog.records) == 4
+    assert re.search("skipped k20: broken image: the PNG data is damaged or cut off", messages)
+    assert re.search("skipped k5: no text: it has no text of label, tags", messages)
+    assert re.search(r"skipped pictures/train\[6\]: unreadable record: .*no_such_folder", messages)
+
+
+def test_too_many_broken_records_stop_the_run():
+    source = PictureSource(300, broken=range(0, 300, 10))
+    says = (
+        r"of the \d+ records read from pictures/train were skipped \(\d+\.\d%\), more than"
+        r" max_skipped_share = 0.05: \d+ broken image \(k\d+, .*\)"
+    )
+    with loader(source) as batches, pytest.raises(TooManySkippedError, match=says):
+        take(batches, 40)
+    everything = LoaderConfig(image_size=16, context_length=8, max_skipped_share=1)
+    batches = loader(PictureSource(10, broken=range(10)), everything)
+    with batches, pytest.raises(TooManySkippedError, match=r"100\.0%"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("source", "seed", "processes", "says"),
+    [
+        (PictureSource(content_hash="new"), 0, {}, "content_hash = 'abc', this loader has 'new'"),
+        (PictureSource(), 1, {}, "seed = 0, this loader has 1"),
+        (PictureSource(), 0, {"process_count": 2}, "process_count = 1, this loader has 2"),
+    ],
+    ids=["data", "seed", "processes"],
+)
+def test_a_state_of_another_run_is_refused(source, seed, processes, says):
+    with loader() as batches:
+        state = batches.get_state()
+    with loader(source, seed=seed, **processes) as other, pytest.raises(ValueError, match=says):
+        other.set_state(state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"batch_size": 38}, "batch_size = 38 in each of 1 processes.* has 37 records"),
+        ({"batch_size": 20, "process_count": 2}, "take between 1 and 18"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"process_index": 2, "process_count": 2}, "process_index = 2 of process_count = 2"),
+        (
+            {"config": LoaderConfig(text_probabilities={"alt": 1})},
+            r"\['alt'\].*\['label', 'tags'\]",
+        ),
+    ],
+)
+def test_impossible_loaders_are_refused(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        loader(**arguments)
+
+
+def test_the_tokenizer_has_to_fit():
+    with pytest.raises(ValueError, match="context_length is 9, the loader's 8"):
+        make_train_loader(PictureSource(), CONFIG, Tokenizer(9), batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 0},
+        {"context_length": 2},
+        {"workers": -1},
+        {"prefetch": 0},
+        {"flip_probability": 1.1},
+        {"max_skipped_share": float("nan")},
+        {"crop_area": (0.5, 1.2)},
+        {"crop_ratio": (2.0, 1.0)},
+        {"text_probabilities": {"label": -1.0, "tags": 2.0}},
+        {"text_probabilities": {"label": 0.0}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_setting_out_of_range_is_named(change):
+    name, value = next(iter(change.items()))
+    with pytest.raises(ValueError, match=re.escape(f"LoaderConfig.{name} = {value}, but")):
+        LoaderConfig(**change)
+
+
+def test_a_closed_loader_says_so():
+    batches = loader()
+    next(batches)
+    batches.close()
+    batches.close()
+    with pytest.raises(RuntimeError, match="the loader is closed"):
+        next(batches)
+
+
+def test_evaluation_goes_through_the_source_once_in_order(caplog):
+    source = PictureSource(11, broken=[2], missing=[7])
+    with caplog.at_level(logging.WARNING):
+        batches = list(evaluation_batches(source, image_size=12, batch_size=4))
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1, 3, 4], [5, 6, 8, 9], [10]]
+    for batch in batches:
+        for index, image in zip(batch["index"], batch["image"], strict=True):
+            expected = resize_center_crop(decode_image(source[index]["image"]), 12)
+            np.testing.assert_array_equal(image, expected)
+    last = caplog.records[-1].getMessage()
+    assert last.startswith("left out 2 of the 11 records of pictures/train: 1 broken image (k2)")
+
+
+def test_evaluation_of_nothing_readable_is_an_error():
+    source = PictureSource(3, broken=range(3))
+    with pytest.raises(TooManySkippedError, match="no picture can be read; left out 3 of the 3"):
+        list(evaluation_batches(source, image_size=12, batch_size=4))
