@@ -17,6 +17,7 @@ from rwkv_jax.data.loader import TrainLoader
 
 # How often a waiting thread looks whether it should stop, in seconds.
 _POLL = 0.1
+_JOIN_TIMEOUT = 30
 
 
 class DeviceBatch(TypedDict):
@@ -127,5 +128,6 @@ def _fill(
 def _shut_down(loader: TrainLoader, thread: threading.Thread, stop: threading.Event) -> None:
     stop.set()
     if thread is not threading.current_thread():
-        thread.join()
+        # A reader that hangs must not keep the program from ending.
+        thread.join(timeout=_JOIN_TIMEOUT)
     loader.close()
