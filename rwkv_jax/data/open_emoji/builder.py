@@ -46,7 +46,8 @@ class OpenEmoji(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # typ
 
         text = tfds.features.Text()
         packages = self._sources.packages
-        return self.dataset_info_from_configs(
+        return tfds.core.DatasetInfo(
+            builder=self,
             description="The same concepts drawn by six artists, with human-written texts.",
             features=tfds.features.FeaturesDict(
                 {

@@ -36,9 +36,13 @@ class IconSet:
     def other_names(self) -> dict[str, list[str]]:
         """Aliases that show the very picture of an icon, by that icon's name."""
         names: dict[str, list[str]] = {}
-        for alias, entry in self.aliases.items():
-            if entry.keys() <= {"parent", "hidden"}:
-                names.setdefault(entry["parent"], []).append(alias)
+        for alias in self.aliases:
+            name, same = alias, True
+            while name in self.aliases:
+                same = same and self.aliases[name].keys() <= {"parent", "hidden"}
+                name = self.aliases[name]["parent"]
+            if same:
+                names.setdefault(name, []).append(alias)
         return names
 
     def svg(self, name: str) -> str:

@@ -94,7 +94,8 @@ _ARTISTS = {
         "Firefox OS Emoji",
         "Mozilla",
         "https://github.com/mozilla/fxemoji",
-        "Apache-2.0",
+        # The package says Apache-2.0, which is the code's; this is for the "visual design".
+        "CC-BY-4.0",
     ),
     "fluent": Package(
         "@iconify-json/fluent-emoji-flat@1.2.6",
