@@ -7,9 +7,9 @@ figures, plain arrays (nothing is pickled).
 """
 
 import dataclasses
-import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,9 @@ from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.run import Evaluation
 from rwkv_jax.files import write_atomically
+from rwkv_jax.weights import params_sha256
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless")
-
-
-def parameter_hash(params: Any) -> str:
-    """A SHA-256 over names, types, shapes and bytes of all parameters, wherever they lie."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(jax.device_get(leaf))
-        name = jax.tree_util.keystr(path)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -62,7 +52,7 @@ def write_results(
         "checkpoint": {
             "path": str(checkpoint),
             "step": step,
-            "parameter_hash": parameter_hash(params),
+            "parameter_hash": params_sha256(jax.device_get(params)),
         },
         "datasets": evaluation.datasets,
         "prompts": evaluation.prompts,
@@ -118,13 +108,25 @@ class Embeddings:
             raise ValueError(f"{path} is damaged ({error}); run eval.py again") from error
         self._place = {text: i for i, text in enumerate(words)}
 
-    def texts(self, texts: "list[str] | tuple[str, ...]") -> Float32[np.ndarray, "n D"]:
+    def texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "n D"]:
         """Features of texts that the evaluation encoded."""
         return self._arrays["texts/features"][[self._place[text] for text in texts]]
 
-    def pictures(self, dataset: str, split: str, data_dir: str) -> EmbeddedSplit:
-        """A split with the features that the evaluation computed."""
+    def pictures(
+        self, dataset: str, split: str, data_dir: str, *, content_hash: str
+    ) -> EmbeddedSplit:
+        """A split with the features that the evaluation computed.
+
+        Raises:
+          ValueError: the dataset is not prepared any more, or its content is another.
+        """
+        source = open_dataset(dataset, split, data_dir)
+        if source.content_hash != content_hash:
+            raise ValueError(
+                f"{source.name} has changed since the evaluation (content hash"
+                f" {source.content_hash[:12]}, then {content_hash[:12]}); run eval.py again"
+            )
         name = f"pictures/{dataset}/{split}"
         features: Float32[np.ndarray, "P D"] = self._arrays[f"{name}/features"]
         index: Int[np.ndarray, " P"] = self._arrays[f"{name}/index"]
-        return EmbeddedSplit.of(open_dataset(dataset, split, data_dir), features, index)
+        return EmbeddedSplit.of(source, features, index)
