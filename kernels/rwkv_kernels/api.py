@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rwkv_kernels import associative_scan, reference
+from rwkv_kernels import associative_scan, chunked, reference
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class Implementation:
 
 # In order of preference: `implementation=None` takes the first row that can serve the call.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "chunked": Implementation(chunked.bi_wkv6, chunked.wkv6),
     "reference": Implementation(reference.bi_wkv6, reference.wkv6),
     "associative_scan": Implementation(associative_scan.bi_wkv6, associative_scan.wkv6),
 }

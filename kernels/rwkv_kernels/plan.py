@@ -1,0 +1,48 @@
+"""How a call of the chunked WKV is cut into tiles, chunks and groups; tuned values as data."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from rwkv_kernels.dyadic import Chunk
+
+# Bytes of one float32 [group, chunk, H, N] array; measured on 2 cores with 2 MB of L2 each.
+# Accelerators take the whole batch at once.
+GROUP_BYTES = {"cpu": 600_000}
+LONGEST_TILE = 16
+LONGEST_SINGLE_CHUNK = 96  # beyond it, states between chunks are cheaper than one more level
+CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a call is cut up. Hashable: it is what a compiled function is specialised to.
+
+    Attributes:
+      chunk: the shape of a chunk.
+      chunks: how many there are; chunk.steps * chunks >= T, the rest is padding.
+      group: batch elements worked on at once; divides B.
+      stateful: whether states are carried at all.
+    """
+
+    chunk: Chunk
+    chunks: int
+    group: int
+    stateful: bool
+
+
+def plan(shape: tuple[int, int, int, int], dtype, platform: str, *, causal: bool) -> Plan:
+    """Cuts [B, T, H, N] so that little is padding: tiles and chunks are balanced, not full."""
+    B, T, H, N = shape
+    chunks = 1 if T <= LONGEST_SINGLE_CHUNK else -(-T // CHUNK)
+    steps = -(-T // chunks)
+    tiles = -(-steps // LONGEST_TILE)
+    tile = -(-steps // tiles)
+    chunks = -(-T // (tile * tiles))
+    group = B
+    if platform in GROUP_BYTES:
+        fits = max(1, GROUP_BYTES[platform] // (4 * tile * tiles * H * N))
+        group = max(d for d in range(1, min(B, fits) + 1) if B % d == 0)
+    rounds = platform != "cpu" and dtype == jnp.bfloat16
+    chunk = Chunk(tiles, tile, causal, operand_dtype="bfloat16" if rounds else None)
+    return Plan(chunk, chunks, group, stateful=causal or chunks > 1)
