@@ -96,20 +96,20 @@ _bi_wkv6.defvjp(_bi_wkv6_forward, _bi_wkv6_backward)
 def _bi_output(how: Plan, sequences):
     if not how.stateful:
         r, k, v, decay = (x[0] for x in sequences.tokens)
-        factors = dyadic.decay_factors(how.chunk, decay, edges=False)
+        factors = dyadic.decay_factors(how.chunk, decay)
         return dyadic.output(how.chunk, r, k, v, sequences.bonus, factors)[None]
 
     def leftwards(R, tokens):
         _, k, v, decay = tokens
-        f = dyadic.edge_factors(how.chunk, decay)
-        return _next_state(how.chunk, R, k * f.before, v, f.total), R
+        edge = dyadic.edge_factors(how.chunk, decay)
+        return _next_state(how.chunk, R, k * edge.before, v, edge.total), R
 
     def rightwards(S, tokens_and_R):
         (r, k, v, decay), R = tokens_and_R
-        f = dyadic.decay_factors(how.chunk, decay, edges=True)
+        f, edge = dyadic.decay_factors(how.chunk, decay), dyadic.edge_factors(how.chunk, decay)
         y = dyadic.output(how.chunk, r, k, v, sequences.bonus, f)
-        y = y + _read(how.chunk, r * f.before, S) + _read(how.chunk, r * f.after, R)
-        return _next_state(how.chunk, S, k * f.after, v, f.total), y
+        y = y + _read(how.chunk, r * edge.before, S) + _read(how.chunk, r * edge.after, R)
+        return _next_state(how.chunk, S, k * edge.after, v, edge.total), y
 
     zero = sequences.zero_state()
     _, R = jax.lax.scan(leftwards, zero, sequences.tokens, reverse=True)
@@ -121,37 +121,36 @@ def _bi_gradient(how: Plan, sequences, g):
     chunk, bonus = how.chunk, sequences.bonus
     if not how.stateful:
         r, k, v, decay = (x[0] for x in sequences.tokens)
-        f = dyadic.decay_factors(chunk, decay, edges=False)
+        f = dyadic.decay_factors(chunk, decay)
         dr, dk, dv, dbonus, dinside = dyadic.output_gradient(chunk, r, k, v, bonus, f, g[0])
-        dlog = dyadic.decay_factors_gradient(chunk, dinside, r.shape)
+        dlog = dyadic.log_decay_gradient(chunk, decay, dinside)
         return dr[None], dk[None], dv[None], dlog[None], dbonus
 
     def rightwards(carry, tokens_and_g):
         (r, k, v, decay), g = tokens_and_g
         S, dR = carry  # dR: the gradient of the state R that leaves this chunk at its left
-        f = dyadic.edge_factors(chunk, decay)
+        edge = dyadic.edge_factors(chunk, decay)
         return (
-            _next_state(chunk, S, k * f.after, v, f.total),
-            _next_state(chunk, dR, r * f.after, g, f.total),
+            _next_state(chunk, S, k * edge.after, v, edge.total),
+            _next_state(chunk, dR, r * edge.after, g, edge.total),
         ), carry
 
     def leftwards(carry, tokens_g_and_states):
         (r, k, v, decay), g, (S, dR) = tokens_g_and_states
         R, dS, dbonus = carry
-        f = dyadic.decay_factors(chunk, decay, edges=True)
+        f, edge = dyadic.decay_factors(chunk, decay), dyadic.edge_factors(chunk, decay)
         dr, dk, dv, dbonus_here, dinside = dyadic.output_gradient(chunk, r, k, v, bonus, f, g)
-        a = _state_gradient(chunk, r, k, v, g, S, dS, f.before, f.after, f.total)
-        b = _state_gradient(chunk, r, k, v, g, R, dR, f.after, f.before, f.total)
-        dedges = dataclasses.replace(
-            dinside,
+        a = _state_gradient(chunk, r, k, v, g, S, dS, edge.before, edge.after, edge.total)
+        b = _state_gradient(chunk, r, k, v, g, R, dR, edge.after, edge.before, edge.total)
+        dedges = dyadic.Edges(
             before=a.dlog_read + b.dlog_write,
             after=a.dlog_write + b.dlog_read,
             total=a.dlog_total + b.dlog_total,
         )
-        dlog = dyadic.decay_factors_gradient(chunk, dedges, r.shape)
+        dlog = dyadic.log_decay_gradient(chunk, decay, dinside, dedges)
         carry = (
-            _next_state(chunk, R, k * f.before, v, f.total),
-            _next_state(chunk, dS, r * f.before, g, f.total),
+            _next_state(chunk, R, k * edge.before, v, edge.total),
+            _next_state(chunk, dS, r * edge.before, g, edge.total),
             dbonus + dbonus_here,
         )
         return carry, (dr + a.dr + b.dr, dk + a.dk + b.dk, dv + a.dv + b.dv, dlog)
@@ -177,10 +176,10 @@ def _wkv6(how: Plan, r, k, v, w, u, initial_state):
 
         def rightwards(S, tokens):
             r, k, v, decay = tokens
-            f = dyadic.decay_factors(how.chunk, decay, edges=True)
+            f, edge = dyadic.decay_factors(how.chunk, decay), dyadic.edge_factors(how.chunk, decay)
             y = dyadic.output(how.chunk, r, k, v, sequences.bonus, f)
-            y = y + _read(how.chunk, r * f.before, S)
-            return _next_state(how.chunk, S, k * f.after, v, f.total), y
+            y = y + _read(how.chunk, r * edge.before, S)
+            return _next_state(how.chunk, S, k * edge.after, v, edge.total), y
 
         S, y = jax.lax.scan(rightwards, flatten_heads(state), sequences.tokens)
         return sequences.restore(y, v.dtype), S.reshape(state.shape)
@@ -202,25 +201,24 @@ def _wkv6_backward(how: Plan, inputs, gradients):
 
         def rightwards(S, tokens):
             _, k, v, decay = tokens
-            f = dyadic.edge_factors(chunk, decay)
-            return _next_state(chunk, S, k * f.after, v, f.total), S
+            edge = dyadic.edge_factors(chunk, decay)
+            return _next_state(chunk, S, k * edge.after, v, edge.total), S
 
         def leftwards(carry, tokens_g_and_state):
             (r, k, v, decay), g, S = tokens_g_and_state
             dS, dbonus = carry
-            f = dyadic.decay_factors(chunk, decay, edges=True)
+            f, edge = dyadic.decay_factors(chunk, decay), dyadic.edge_factors(chunk, decay)
             dr, dk, dv, dbonus_here, dinside = dyadic.output_gradient(
                 chunk, r, k, v, sequences.bonus, f, g
             )
-            a = _state_gradient(chunk, r, k, v, g, S, dS, f.before, f.after, f.total)
-            dedges = dataclasses.replace(
-                dinside,
+            a = _state_gradient(chunk, r, k, v, g, S, dS, edge.before, edge.after, edge.total)
+            dedges = dyadic.Edges(
                 before=a.dlog_read,
                 after=a.dlog_write,
                 total=a.dlog_total,
             )
-            dlog = dyadic.decay_factors_gradient(chunk, dedges, r.shape)
-            carry = _next_state(chunk, dS, r * f.before, g, f.total), dbonus + dbonus_here
+            dlog = dyadic.log_decay_gradient(chunk, decay, dinside, dedges)
+            carry = _next_state(chunk, dS, r * edge.before, g, edge.total), dbonus + dbonus_here
             return carry, (dr + a.dr, dk + a.dk, dv + a.dv, dlog)
 
         g = sequences.cut(g)
@@ -231,7 +229,9 @@ def _wkv6_backward(how: Plan, inputs, gradients):
             (sequences.tokens, g, S),
             reverse=True,
         )
-        return *sequences.restore_gradients(*gradients, dbonus), dS.reshape(state.shape)
+        dr, dk, dv, dlog = gradients
+        restored = sequences.restore_gradients(dr, dk, dv, dlog, dbonus)
+        return *restored, dS.reshape(state.shape)
 
     dr, dk, dv, dw, du, dstate = map_groups(how, group, (r, k, v, w, initial_state, *gradients))
     return dr, dk, dv, dw, jnp.sum(du, axis=0).astype(u.dtype), dstate

@@ -3,8 +3,8 @@
 A span [start, stop) of L steps is halved at its midpoint, the halves again, down to single steps.
 For a pair (t, s) on two sides of a midpoint, what lies between them is the product of t's factor
 and s's, a step's factor being the product of the decays strictly between it and the midpoint. So a
-level needs one array of factors, which serves both directions, and each factor is at most 1: nothing
-overflows, and what underflows is truly nothing.
+level needs one array of factors, which serves both directions, and each factor is at most 1:
+nothing overflows, and what underflows is truly nothing.
 
 A product over steps is never taken as a quotient, nor its logarithm's gradient as a difference of
 cumulative sums: with decays that spike, such differences err by order 1. Here all is a chain of
@@ -94,34 +94,29 @@ def to_edges(
 
 
 def log_decay_gradient(
-    to_midpoint_log: list[Float[Array, "Z L N"]],
-    before_log: Float[Array, "Z L N"] | None = None,
-    after_log: Float[Array, "Z L N"] | None = None,
+    decay: Float[Array, "Z L N"],
+    midpoint_log: list[Float[Array, "Z L N"]],
+    before_log: list[Float[Array, "Z L N"]],
+    after_log: list[Float[Array, "Z L N"]],
 ) -> Float[Array, "Z L N"]:
-    """The gradient of the logarithm of each decay, from those of the logarithms of its products.
+    """The gradient of each decay's logarithm, from those of the logarithms of its products.
 
     The transpose of `to_midpoint` and `to_edges`: what reaches a step is the sum over the products
-    that it is a factor of.
+    that it is a factor of. Of `before_log` and `after_log` there may be any number; they add up.
     """
-    some = before_log if before_log is not None else to_midpoint_log[0]
-    length = some.shape[1]
-    zero = jnp.zeros_like(some[:, 0])
+    length = decay.shape[1]
+    chains = []  # (gradients, the steps they reach in turn, which neighbour's gradient comes in)
+    for splits, gradient in zip(levels(length), midpoint_log, strict=True):
+        for start, mid, stop in splits:
+            chains.append((gradient, range(start + 1, mid), -1))
+            chains.append((gradient, range(stop - 2, mid - 1, -1), +1))
+    if before_log:
+        chains.append((sum(before_log[1:], before_log[0]), range(length - 2, -1, -1), +1))
+    if after_log:
+        chains.append((sum(after_log[1:], after_log[0]), range(1, length), -1))
+
+    zero = jnp.zeros_like(decay[:, 0])
     rows = [zero] * length
-    chains = [
-        (gradient, range(start + 1, mid), -1)
-        for level, gradient in zip(levels(length), to_midpoint_log, strict=True)
-        for start, mid, _ in level
-    ]
-    chains += [
-        (gradient, range(stop - 2, mid - 1, -1), +1)
-        for level, gradient in zip(levels(length), to_midpoint_log, strict=True)
-        for _, mid, stop in level
-    ]
-    if before_log is not None and after_log is not None:
-        chains += [
-            (before_log, range(length - 2, -1, -1), +1),
-            (after_log, range(1, length), -1),
-        ]
     for gradient, steps, neighbour in chains:
         running = zero
         for t in steps:

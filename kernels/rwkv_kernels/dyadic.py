@@ -1,8 +1,8 @@
 """The WKV inside one chunk: every pair of tokens once, as masked matrix products, and its gradient.
 
 What is unusual: decays that lie between two tokens are split at a midpoint, so both operands of
-every product carry factors of at most 1, both directions share them, and no pair is computed element
-by element. With c the factors of a level (see `decay_products.py`) and M its pairs,
+every product carry factors of at most 1, both directions share them, and no pair is computed
+element by element. With c the factors of a level (see `decay_products.py`) and M its pairs,
 
   A = diag(r . u . k) + sum_levels M o ((r c)(k c)^T),    y = A v.
 
@@ -77,82 +77,83 @@ class Chunk:
 
 
 @dataclasses.dataclass(frozen=True)
+class Edges:
+    """The products of decays to a chunk's edges, or the gradients of their logarithms."""
+
+    before: Float[Array, "G C N"]  # from the left edge to a token
+    after: Float[Array, "G C N"]  # from a token to the right edge
+    total: Float[Array, "G N"]  # across the chunk
+
+
+@dataclasses.dataclass(frozen=True)
 class Factors:
-    """The products of decays that a chunk's matrix products carry, or their gradients.
+    """The products of decays inside a chunk, or the gradients of their logarithms: one a level."""
 
-    Gradients are those of the logarithms.
-    """
-
-    tile: list[Float[Array, "Z L N"]]  # a level each: to the midpoint, inside a tile
-    cross: list[Float[Array, "G C N"]]  # a level each: to the midpoint, over tiles
-    before: Float[Array, "G C N"] | None = None  # to the chunk's left edge
-    after: Float[Array, "G C N"] | None = None  # to its right edge
-    total: Float[Array, "G N"] | None = None  # across the chunk
+    tile: list[Float[Array, "Z L N"]]  # to the midpoint, inside a tile
+    cross: list[Float[Array, "G C N"]]  # to the midpoint, over tiles
 
 
-def decay_factors(chunk: Chunk, decay: Float[Array, "G C N"], *, edges: bool) -> Factors:
-    """All products of a chunk's decays; those to its edges only where states will need them."""
-    G, C, N = decay.shape
-    tiled = decay.reshape(-1, chunk.tile, N)  # [Z, L, N]
+def decay_factors(chunk: Chunk, decay: Float[Array, "G C N"]) -> Factors:
+    """What the products inside the chunk carry."""
+    tiled = decay.reshape(-1, chunk.tile, decay.shape[-1])  # [Z, L, N]
     tile = decay_products.to_midpoint(tiled)
-    if chunk.tiles == 1 and not edges:
+    if chunk.tiles == 1:
         return Factors(tile, [])
     before, after, total = decay_products.to_edges(tiled)
-    totals = total.reshape(G, chunk.tiles, N)
-
-    def widen(right, over_tiles):  # a tile's own part, times that of the tiles between
-        side = jnp.asarray(np.tile(right, G))[:, None, None]  # [Z, 1, 1]
-        return (jnp.where(side, before, after) * over_tiles.reshape(-1, 1, N)).reshape(G, C, N)
-
+    between = decay_products.to_midpoint(_of_tiles(chunk, total))
     cross = [
-        widen(right, factor)
-        for right, factor in zip(
-            decay_products.right_of_midpoint(chunk.tiles),
-            decay_products.to_midpoint(totals),
-            strict=True,
-        )
+        (jnp.where(side, before, after) * _to_steps(tiles)).reshape(decay.shape)
+        for side, tiles in zip(_right_tiles(chunk, tiled), between, strict=True)
     ]
-    if not edges:
-        return Factors(tile, cross)
-    tiles_before, tiles_after, whole = decay_products.to_edges(totals)
-    everywhere = np.ones(chunk.tiles, bool)
-    to_left, to_right = widen(everywhere, tiles_before), widen(~everywhere, tiles_after)
-    return Factors(tile, cross, to_left, to_right, whole)
+    return Factors(tile, cross)
 
 
-def edge_factors(chunk: Chunk, decay: Float[Array, "G C N"]) -> Factors:
-    """Only the products to the chunk's edges, for the passes that carry states alone."""
-    levels_unused = decay_factors(chunk, decay, edges=True)
-    return dataclasses.replace(levels_unused, tile=[], cross=[])
+def edge_factors(chunk: Chunk, decay: Float[Array, "G C N"]) -> Edges:
+    """What carries states into and out of the chunk."""
+    before, after, total = decay_products.to_edges(
+        decay.reshape(-1, chunk.tile, decay.shape[-1])  # [Z, L, N]
+    )
+    if chunk.tiles > 1:
+        left, right, total = decay_products.to_edges(_of_tiles(chunk, total))
+        before, after = before * _to_steps(left), after * _to_steps(right)
+    return Edges(before.reshape(decay.shape), after.reshape(decay.shape), total)
 
 
-def decay_factors_gradient(chunk: Chunk, dlog: Factors, shape) -> Float[Array, "G C N"]:
-    """The gradient of the logarithm of each decay, from those of its products' logarithms."""
-    G, _, N = shape
-    wide = list(dlog.cross)
-    right = decay_products.right_of_midpoint(chunk.tiles)
-    edges = dlog.total is not None
-    if edges:
-        wide += [dlog.before, dlog.after]
-        right += [np.ones(chunk.tiles, bool), np.zeros(chunk.tiles, bool)]
-    if not wide:  # a single tile, no states
-        if not dlog.tile:  # a single token
-            return jnp.zeros(shape)
-        return decay_products.log_decay_gradient(dlog.tile).reshape(shape)
+def log_decay_gradient(
+    chunk: Chunk, decay: Float[Array, "G C N"], dlog: Factors, dedges: Edges | None = None
+) -> Float[Array, "G C N"]:
+    """The gradient of each decay's logarithm: the transpose of the two functions above."""
+    tiled = decay.reshape(-1, chunk.tile, decay.shape[-1])  # [Z, L, N]
+    cross = [x.reshape(tiled.shape) for x in dlog.cross]
+    sides = _right_tiles(chunk, tiled)
+    before = [jnp.where(side, x, 0) for side, x in zip(sides, cross, strict=True)]
+    after = [jnp.where(side, 0, x) for side, x in zip(sides, cross, strict=True)]
+    to_edges = () if dedges is None else (dedges.before, dedges.after)
+    edges = [x.reshape(tiled.shape) for x in to_edges]
+    before, after = before + edges[:1], after + edges[1:]
+    gradient = decay_products.log_decay_gradient(tiled, dlog.tile, before, after)
+    if chunk.tiles > 1:  # what lies between whole tiles
+        sums = [_of_tiles(chunk, jnp.sum(x, axis=1)) for x in cross + edges]  # [G, tiles, N]
+        levels, left, right = sums[: len(cross)], sums[len(cross) :][:1], sums[len(cross) :][1:]
+        whole = decay_products.log_decay_gradient(sums[0], levels, left, right)
+        gradient = gradient + _to_steps(whole)
+    gradient = gradient.reshape(decay.shape)
+    return gradient if dedges is None else gradient + dedges.total[:, None]
 
-    tiled = [x.reshape(-1, chunk.tile, N) for x in wide]  # [Z, L, N]
-    sides = [jnp.asarray(np.tile(side, G))[:, None, None] for side in right]  # [Z, 1, 1]
-    before = sum(jnp.where(side, x, 0) for side, x in zip(sides, tiled, strict=True))
-    after = sum(jnp.where(side, 0, x) for side, x in zip(sides, tiled, strict=True))
-    inside = decay_products.log_decay_gradient(dlog.tile, before, after)  # [Z, L, N]
 
-    totals = [jnp.sum(x, axis=1).reshape(G, chunk.tiles, N) for x in tiled]
-    if edges:
-        over_tiles = decay_products.log_decay_gradient(totals[:-2], *totals[-2:])
-        over_tiles = over_tiles + dlog.total[:, None]
-    else:
-        over_tiles = decay_products.log_decay_gradient(totals)
-    return (inside + over_tiles.reshape(-1, 1, N)).reshape(shape)
+def _of_tiles(chunk: Chunk, x: Float[Array, "Z N"]) -> Float[Array, "G tiles N"]:
+    return x.reshape(-1, chunk.tiles, x.shape[-1])
+
+
+def _to_steps(x: Float[Array, "G tiles N"]) -> Float[Array, "Z 1 N"]:
+    return x.reshape(-1, 1, x.shape[-1])
+
+
+def _right_tiles(chunk: Chunk, tiled: Float[Array, "Z L N"]) -> list[Bool[Array, "Z 1 1"]]:
+    """A level over tiles each: whether a tile lies on the right of its midpoint."""
+    G = tiled.shape[0] // chunk.tiles
+    sides = decay_products.right_of_midpoint(chunk.tiles)
+    return [jnp.asarray(np.tile(side, G))[:, None, None] for side in sides]
 
 
 def output(
@@ -205,7 +206,7 @@ def output_gradient(
             dr = dr + dX.reshape(dr.shape)
             dk = dk + dY.reshape(dk.shape)
             dlog[-1].append(r_ * dX + k_ * dY)
-    return dr, dk, dv, dbonus, Factors(*dlog)
+    return dr, dk, dv, dbonus, Factors(tile=dlog[0], cross=dlog[1])
 
 
 def _tiers(chunk: Chunk, factors: Factors):

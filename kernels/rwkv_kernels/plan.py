@@ -31,7 +31,7 @@ class Plan:
     stateful: bool
 
 
-def plan(shape: tuple[int, int, int, int], dtype, platform: str, *, causal: bool) -> Plan:
+def plan(shape: tuple[int, ...], dtype, platform: str, *, causal: bool) -> Plan:
     """Cuts [B, T, H, N] so that little is padding: tiles and chunks are balanced, not full."""
     B, T, H, N = shape
     chunks = 1 if T <= LONGEST_SINGLE_CHUNK else -(-T // CHUNK)

@@ -1,4 +1,4 @@
-"""From [B, T, H, N] to what the chunked WKV works on, and back: groups, heads side by side, chunks."""
+"""From [B, T, H, N] to what the chunked WKV works on, and back: groups, heads, chunks."""
 
 import jax
 import jax.numpy as jnp
