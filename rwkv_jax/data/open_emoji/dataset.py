@@ -85,12 +85,17 @@ def prepare(
       sources: what to make it of; others than SOURCES serve to try the code.
 
     Raises:
-      DatasetError: a download failed, or a tarball is not what it should be.
+      DatasetError: a download failed, a tarball is not what it should be, or a package that only
+        the preparation needs is not installed.
     """
     manifest = read_manifest(data_dir)
     if manifest is not None:
         report(f"{NAME} is prepared already in {folder(data_dir)}.")
         return manifest
+    try:
+        import resvg_py  # noqa: F401
+    except ImportError as error:
+        raise DatasetError("Drawing open emoji needs a renderer: pip install resvg-py.") from error
     clock = time.monotonic()
 
     def done(what: str) -> None:
