@@ -1,0 +1,182 @@
+"""Token shifts, positions, drop path and the stack, each against values worked out by hand."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rwkv_jax.models.block import run_blocks, stack_blocks
+from rwkv_jax.models.config import ImageConfig, TextConfig
+from rwkv_jax.models.image_encoder import image_block_spec
+from rwkv_jax.models.layers import drop_path
+from rwkv_jax.models.positions import bicubic_matrix, resize_positions
+from rwkv_jax.models.text_encoder import text_block_spec
+from rwkv_jax.models.token_shift import image_shift, text_shift
+from rwkv_jax.wkv import causal_wkv6
+
+# Two heads of 4 channels; token t has the value t + 1 in each, so that 0 can only be "outside".
+TOKENS = jnp.broadcast_to(jnp.arange(1.0, 8.0)[None, :, None], (1, 7, 8))
+
+
+def test_text_shift_looks_back_and_ahead_in_each_head():
+    shifted = np.asarray(text_shift(TOKENS[:, :4], heads=2))[0]
+    before, after = [0, 1, 2, 3], [2, 3, 4, 0]
+    wanted = np.transpose([before, before, after, after] * 2)
+    np.testing.assert_array_equal(shifted, wanted)
+
+
+def test_image_shift_looks_four_ways_in_each_head():
+    # 2 rows of 3:  1 2 3
+    #               4 5 6
+    shifted = np.asarray(image_shift(TOKENS[:, :6], heads=2, grid=(2, 3), with_cls_token=False))[0]
+    left, right = [0, 1, 2, 0, 4, 5], [2, 3, 0, 5, 6, 0]
+    above, below = [0, 0, 0, 1, 2, 3], [4, 5, 6, 0, 0, 0]
+    np.testing.assert_array_equal(shifted, np.transpose([left, right, above, below] * 2))
+
+
+def test_cls_token_stays_and_is_no_neighbour():
+    shifted = np.asarray(image_shift(TOKENS, heads=2, grid=(2, 3), with_cls_token=True))[0]
+    np.testing.assert_array_equal(shifted[6], np.full(8, 7))
+    without = image_shift(TOKENS[:, :6], heads=2, grid=(2, 3), with_cls_token=False)
+    np.testing.assert_array_equal(shifted[:6], without[0])
+
+
+# torch.nn.functional.interpolate(identity, mode="bicubic", align_corners=False), PyTorch 2.13.
+TORCH_BICUBIC = {
+    (3, 5): [
+        [1.096, -0.096, 0.0],
+        [0.612, 0.46, -0.072],
+        [0.0, 1.0, 0.0],
+        [-0.072, 0.46, 0.612],
+        [0.0, -0.096, 1.096],
+    ],
+    (5, 3): [
+        [0.685185, 0.37037, -0.055556, 0.0, 0.0],
+        [0.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, -0.055556, 0.37037, 0.685185],
+    ],
+    (4, 7): [
+        [1.099216, -0.099216, 0.0, 0.0],
+        [0.659257, 0.402241, -0.061498, 0.0],
+        [0.057216, 0.988976, -0.046192, 0.0],
+        [-0.09375, 0.59375, 0.59375, -0.09375],
+        [0.0, -0.046192, 0.988976, 0.057216],
+        [0.0, -0.061498, 0.402241, 0.659257],
+        [0.0, 0.0, -0.099216, 1.099216],
+    ],
+}
+
+
+@pytest.mark.parametrize("sizes", TORCH_BICUBIC)
+def test_bicubic_matrix_is_pytorchs(sizes):
+    np.testing.assert_allclose(bicubic_matrix(*sizes), TORCH_BICUBIC[sizes], atol=1e-6)
+
+
+def test_positions_of_the_same_grid_are_untouched():
+    positions = jnp.ones((3, 3, 4))
+    assert resize_positions(positions, (3, 3)) is positions
+
+
+def test_drop_path_drops_whole_samples_and_scales_the_rest():
+    y = np.asarray(drop_path(jnp.ones((4000, 2, 3)), 0.25, jax.random.key(0)))
+    kept = y[:, 0, 0] != 0
+    np.testing.assert_allclose(y, np.broadcast_to(kept[:, None, None] / 0.75, y.shape))
+    assert abs(kept.mean() - 0.75) < 0.03  # four standard deviations
+
+
+IMAGE = ImageConfig(16, 8, width=8, heads=1, depth=3, hidden_rate=1)
+SHIFT = functools.partial(image_shift, heads=1, grid=(2, 2), with_cls_token=False)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return random_stack(image_block_spec(IMAGE))
+
+
+def random_stack(spec):
+    """Stacked blocks with values that let every term be seen (initial ones are often 0)."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: stack_blocks(spec, rngs=nnx.Rngs(0))))
+    rng = np.random.default_rng(0)
+    fill = lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype)  # noqa: E731
+    return nnx.merge(graphdef, jax.tree.map(fill, state))
+
+
+def run(stack, x, **options):
+    graphdef, state = nnx.split(stack)
+    return jax.jit(lambda s, x: run_blocks(nnx.merge(graphdef, s), x, SHIFT, **options))(state, x)
+
+
+def test_scanned_stack_is_its_blocks_one_after_the_other(stack):
+    x = jax.random.normal(jax.random.key(1), (2, 4, 8))
+    graphdef, state = nnx.split(stack)
+    wanted = x
+    for layer in range(3):
+        block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=layer: leaf[i], state))
+        wanted = block(wanted, SHIFT)
+    chex.assert_trees_all_close(run(stack, x), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_drop_path_grows_from_none_at_the_first_block(stack):
+    # Rates 0, 1/4, 1/2: equal inputs come out in at most 2^4 ways, the fully kept one among them
+    # scaled differently from an undropped run; without a key nothing is dropped.
+    x = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (1, 4, 8)), (256, 4, 8))
+    dropped = np.asarray(run(stack, x, max_drop_path=0.5, key=jax.random.key(2)))
+    ways, counts = np.unique(dropped.round(4).reshape(256, -1), axis=0, return_counts=True)
+    assert 12 <= len(ways) <= 16
+    # All branches dropped, 1/4^2 * 1/2^2 = 1/64, is what the first block alone gives.
+    graphdef, state = nnx.split(stack)
+    first = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[0], state))(x[:1], SHIFT)
+    alone = np.abs(ways - np.asarray(first).reshape(1, -1)).max(axis=1) < 1e-3
+    assert alone.sum() == 1
+    assert 1 <= counts[alone][0] <= 14
+
+
+def test_no_key_or_no_rate_compiles_no_random_operations(stack):
+    graphdef, state = nnx.split(stack)
+    x = jnp.ones((2, 4, 8))
+
+    def graph(**options):
+        def call(state, key):
+            key = key if options.pop("with_key", False) else None
+            return run_blocks(nnx.merge(graphdef, state), x, SHIFT, key=key, **options)
+
+        return str(jax.make_jaxpr(call)(state, jax.random.key(0)))
+
+    assert "random_bits" in graph(max_drop_path=0.5, with_key=True)
+    assert "random_" not in graph(max_drop_path=0.5)
+    assert "random_" not in graph(max_drop_path=0.0, with_key=True)
+
+
+def test_remat_changes_memory_not_gradients(stack):
+    x = jax.random.normal(jax.random.key(1), (2, 4, 8))
+    graphdef, state = nnx.split(stack)
+
+    def gradient(remat):
+        def loss(state):
+            return jnp.sum(run_blocks(nnx.merge(graphdef, state), x, SHIFT, remat=remat) ** 2)
+
+        return jax.jit(jax.grad(loss)).lower(state).compile()
+
+    plain, remat = gradient(False), gradient(True)
+    chex.assert_trees_all_close(plain(state), remat(state), rtol=1e-4, atol=1e-5)
+    sizes = [c.memory_analysis().temp_size_in_bytes for c in (plain, remat)]
+    assert sizes[1] < sizes[0]
+
+
+def test_the_block_serves_a_causal_model_too():
+    spec = text_block_spec(TextConfig(width=8, heads=1, depth=2, hidden=16))
+    blocks = random_stack(dataclasses.replace(spec, wkv=causal_wkv6))
+
+    def previous_token(x):
+        return jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+
+    x = jax.random.normal(jax.random.key(1), (1, 5, 8))
+    before = run_blocks(blocks, x, previous_token)
+    after = run_blocks(blocks, x.at[:, 3, 0].add(1.0), previous_token)
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    assert (np.abs(before[:, 3:] - after[:, 3:]).max(axis=-1) > 1e-4).all()

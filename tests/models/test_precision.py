@@ -1,0 +1,83 @@
+"""The dtype policy, read off the compiled graph as well as the numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rwkv_jax.models import (
+    ClipConfig,
+    ImageConfig,
+    TextConfig,
+    abstract_params,
+    bind,
+    model_graphdef,
+)
+from rwkv_jax.precision import compute_dtype, matmul_precision
+
+CONFIG = ClipConfig(
+    ImageConfig(16, 8, width=16, heads=2, depth=2, hidden_rate=2, drop_path=0.5),
+    TextConfig(vocab_size=50, context_length=8, width=16, heads=2, depth=2, hidden=32),
+)
+PIXELS = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+TOKENS = jnp.arange(16).reshape(2, 8)
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
+        abstract_params(CONFIG),
+    )
+
+
+def test_names():
+    assert compute_dtype("bfloat16") == jnp.bfloat16
+    assert compute_dtype("auto") == compute_dtype("float32") == jnp.float32  # on a CPU
+    with pytest.raises(ValueError, match=r"'fp16' is unknown.*auto, float32, bfloat16"):
+        compute_dtype("fp16")
+
+
+def test_float32_products_are_not_rounded():
+    assert matmul_precision(jnp.float32) == jax.lax.Precision.HIGHEST
+    assert matmul_precision(jnp.bfloat16) is None
+
+
+def test_bfloat16_model(params):
+    def call(dtype):
+        graphdef = model_graphdef(CONFIG, dtype)
+        return lambda params: bind(graphdef, params)(PIXELS, TOKENS)
+
+    image, text, scale = jax.jit(call(jnp.bfloat16))(params)
+    assert image.dtype == text.dtype == scale.dtype == jnp.float32
+    exact = jax.jit(call(jnp.float32))(params)
+    for got, wanted in zip((image, text), exact[:2], strict=True):
+        error = np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
+        assert 1e-5 < error < 0.05  # rounded, and no more than that
+
+
+def test_products_of_parameters_are_in_bfloat16(params):
+    graphdef = model_graphdef(CONFIG, jnp.bfloat16)
+    jaxpr = jax.make_jaxpr(lambda p: bind(graphdef, p)(PIXELS, TOKENS))(params)
+    dtypes = {tuple(v.aval.dtype.name for v in eqn.invars) for eqn in dots(jaxpr.jaxpr)}
+    assert ("bfloat16", "bfloat16") in dtypes
+
+
+def dots(jaxpr):
+    """Every matrix product outside the WKV's own."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", None)
+            if inner is not None:
+                yield from dots(getattr(inner, "jaxpr", inner))
+
+
+def test_features_with_a_key_are_a_function_of_it(params):
+    graphdef = model_graphdef(CONFIG, jnp.float32)
+    call = jax.jit(lambda p, key: bind(graphdef, p)(PIXELS, TOKENS, key=key)[0])
+    once, again, other = (call(params, jax.random.key(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once - other).max() > 1e-3
