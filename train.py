@@ -24,8 +24,8 @@ from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.data.tokenizer import Tokenizer
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.report import write_report
-from rwkv_jax.evaluation.results import write_embeddings, write_results
-from rwkv_jax.evaluation.run import Evaluation, run_evaluation
+from rwkv_jax.evaluation.results import write_results
+from rwkv_jax.evaluation.run import Evaluation, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import params_to_dict
@@ -134,13 +134,9 @@ def train(config: RunConfig, workdir: Path) -> None:
 
         def judge(step: int) -> Evaluation:
             embedder = embedder_from(
-                graphdef,
-                state.params,
-                tokenizer,
-                image_size=config.model.image.image_size,
-                batch_size=config.eval.batch_size,
+                config.model, state.params, dtype=dtype, batch_size=config.eval.batch_size
             )
-            evaluation = run_evaluation(embedder, config.eval, config.data.data_dir, say=log.say)
+            evaluation = evaluate(embedder, config.eval, config.data.data_dir, say=log.say)
             log.write(step, evaluation.metrics)
             return evaluation
 
@@ -171,14 +167,11 @@ def train(config: RunConfig, workdir: Path) -> None:
         # --------------------------------------------------------- judge, and show
         evaluation = judge(step)
         log.close()
+        saved = checkpoints.directory / str(step)
         write_results(
-            evaluation,
-            workdir / "results.json",
-            checkpoint=str(checkpoints.directory / str(step)),
-            step=step,
-            params=state.params,
+            workdir / "results.json", evaluation, checkpoint=saved, step=step, params=state.params
         )
-        write_embeddings(evaluation, workdir / "embeddings.npz")
+        print(evaluation.table())
         print(f"report: {write_report(workdir)}", flush=True)
 
 
