@@ -157,9 +157,7 @@ def restore_params(folder: Path, expected: Params) -> Params:
     )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(folder).item_metadata
-            if metadata is not None:
-                check_same_model(expected, metadata.tree)
+            check_same_model(expected, ocp.StandardCheckpointHandler().metadata(folder).tree)
             return checkpointer.restore(folder, target)
     except ModelMismatchError as error:
         raise WeightsError(
