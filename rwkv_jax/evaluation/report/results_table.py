@@ -14,6 +14,13 @@ class Line:
     chance: float
 
     @property
+    def title(self) -> str:
+        """In words: "label/text_to_image/R@10" -> "label: text to image, R@10"."""
+        *before, direction, metric = ["", "", *self.name.replace("_", " ").split("/")]
+        kind = f"{before[-1]}: " if before[-1] else ""
+        return kind + (f"{direction}, {metric}" if direction else metric)
+
+    @property
     def times_chance(self) -> str:
         """How many times better than guessing, e.g. "34" or "2.1"."""
         ratio = self.value / self.chance if self.chance else 0.0

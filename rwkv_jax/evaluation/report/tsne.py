@@ -63,7 +63,7 @@ def tsne(
     p = np.maximum((one_way + one_way.T) / (2 * n), 1e-12)
 
     y = principal_components(points, 2)
-    y = y / y[:, 0].std() * 1e-4
+    y = y / (y[:, 0].std() or 1) * 1e-4
     velocity, gains = np.zeros_like(y), np.ones_like(y)
     early = steps // 4  # attraction is exaggerated at first, so that clusters can pass each other
     rate = max(n / 12 / 4, 50.0)

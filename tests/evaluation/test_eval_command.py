@@ -1,0 +1,69 @@
+"""eval.py as a person calls it: a restored model gives exactly the live model's numbers."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from rwkv_jax.evaluation.run import evaluate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_eval(monkeypatch, *arguments):
+    spec = importlib.util.spec_from_file_location("eval_command", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
+    module.main()
+
+
+def test_restored_equals_live(run_folder, run_config, embedder, monkeypatch, capsys):
+    run_eval(monkeypatch, "--checkpoint", run_folder)
+    results = json.loads((run_folder / "results.json").read_text())
+    live = evaluate(embedder, run_config.eval, "", say=lambda line: None)
+    assert results["metrics"] == live.metrics
+    assert results["chance"] == live.chance
+    assert results["datasets"] == live.datasets
+    assert len(results["checkpoint"]["parameter_hash"]) == 64
+    assert results["prompts"]["emoji"]["templates"][0] == "{}"
+    assert {"python", "jax", "device"} <= results["versions"].keys()
+    out = capsys.readouterr().out
+    assert "retrieval/test/text_to_image/R@5" in out
+    assert str(run_folder / "results.json") in out
+
+
+def test_another_config_and_file(run_folder, config_file, monkeypatch, tmp_path):
+    out = tmp_path / "elsewhere" / "mine.json"
+    run_eval(monkeypatch, "--checkpoint", run_folder, "--config", config_file, "--out", out)
+    metrics = json.loads(out.read_text())["metrics"]
+    assert metrics
+    assert all(name.startswith("retrieval/") for name in metrics)
+    assert out.with_suffix(".npz").is_file()
+    assert not (run_folder / "results.json").exists()
+
+
+def test_missing_things_are_one_sentence(run_folder, config_file, monkeypatch, capsys, tmp_path):
+    def refusal(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            run_eval(monkeypatch, *arguments)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    absent = tmp_path / "absent"
+    assert str(absent) in refusal("--checkpoint", absent, "--config", config_file)
+    assert "--config" in refusal("--checkpoint", absent)
+    assert "nowhere.py" in refusal("--checkpoint", run_folder, "--config", "nowhere.py")
+    assert ".json" in refusal("--checkpoint", run_folder, "--out", tmp_path / "results.txt")
+
+    config = json.loads((run_folder / "config.json").read_text())
+    config["eval"]["retrieval"][0]["dataset"] = f"folder:{absent}"
+    (run_folder / "config.json").write_text(json.dumps(config))
+    message = refusal("--checkpoint", run_folder)
+    assert str(absent) in message
+    assert "Traceback" not in message
+    (run_folder / "config.json").write_text('{"eval": ')
+    assert "config.json is damaged" in refusal("--checkpoint", run_folder)
+    assert not (run_folder / "results.json").exists()
