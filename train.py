@@ -28,7 +28,7 @@ from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import Evaluation, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.models import RwkvClip
-from rwkv_jax.models.params import params_to_dict
+from rwkv_jax.models.params import model_graphdef, params_to_dict
 from rwkv_jax.precision import compute_dtype
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
 from rwkv_jax.training.metrics_log import MetricsLog
@@ -38,7 +38,7 @@ from rwkv_jax.training.state import TrainState
 from rwkv_jax.training.stop import StopRequest
 from rwkv_jax.training.update import make_train_step
 from rwkv_jax.training.watch import NonFiniteLossError, Watch
-from rwkv_jax.weights import write_model_file
+from rwkv_jax.weights import write_model_json
 
 
 def train(config: RunConfig, workdir: Path) -> None:
@@ -74,15 +74,11 @@ def train(config: RunConfig, workdir: Path) -> None:
     dtype = compute_dtype(config.precision)
     optimizer = make_optimizer(config.optimizer, config.steps)
 
-    def make_model(key: jax.Array) -> RwkvClip:
-        return RwkvClip(config.model, dtype=dtype, rngs=nnx.Rngs(key))
-
     def initial_state(key: jax.Array) -> TrainState:
-        params = params_to_dict(nnx.state(make_model(key)))
+        params = params_to_dict(nnx.state(RwkvClip(config.model, rngs=nnx.Rngs(key))))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     key = jax.random.key(config.seed)
-    graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
     state_like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         jax.eval_shape(initial_state, key),
@@ -96,9 +92,9 @@ def train(config: RunConfig, workdir: Path) -> None:
 
     # ------------------------------------------------------------- start, or go on
     write_atomically(config_file, json.dumps(config.to_dict(), indent=1) + "\n")
-    write_model_file(workdir, config.model)
+    write_model_json(workdir, config.model)
     train_step = make_train_step(
-        graphdef,
+        model_graphdef(config.model, dtype),
         optimizer,
         learning_rate_schedule(config.optimizer, config.steps),
         positives=config.positives,

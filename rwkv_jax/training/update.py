@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from rwkv_jax.data.preprocess import normalise
+from rwkv_jax.models import RwkvClip
+from rwkv_jax.models.params import bind
 from rwkv_jax.training.config import Positives
 from rwkv_jax.training.loss import contrastive_loss, same_concept
 from rwkv_jax.training.sharding import batch_sharding, replicated
@@ -29,7 +30,7 @@ def norms(name: str, tree: Params) -> Metrics:
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef[Any],
+    graphdef: nnx.GraphDef[RwkvClip],
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
@@ -45,7 +46,7 @@ def make_train_step(
     """
 
     def loss_of(params: Params, batch: dict[str, Array], key: Array) -> Float[Array, ""]:
-        model = nnx.merge(graphdef, params)
+        model = bind(graphdef, params)
         image, text, scale = model(normalise(batch["image"]), batch["text"], key=key)
         same = same_concept(batch["concept"]) if positives == "concept" else None
         return contrastive_loss(image, text, scale, same)

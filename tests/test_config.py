@@ -1,0 +1,65 @@
+"""Configurations: every file of configs/ loads, overrides apply, wrong ones are named."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rwkv_jax.config import ConfigError, differences, load_config, override
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_loads(name: str):
+    config = load_config(CONFIGS / f"{name}.py")
+    assert config.steps * config.batch_size > 0
+    assert override(config, []) == config
+
+
+def test_the_papers_number_of_steps():
+    config = load_config(CONFIGS / "rwkv_clip_b32_yfcc15m.py")
+    assert config.steps == 117_696  # 32 epochs of 15,061,515 // 4096 + 1 updates
+
+
+def test_dotted_overrides_reach_their_fields():
+    config = load_config(CONFIGS / "emoji_cpu.py")
+    changed = override(
+        config, ["--steps", "7", "--optimizer.weight-decay", "0.5", "--data.loader.workers", "1"]
+    )
+    assert (changed.steps, changed.optimizer.weight_decay) == (7, 0.5)
+    assert differences(config.to_dict(), changed.to_dict()) == [
+        "optimizer.weight_decay: 0.2 -> 0.5",  # workers may change in a restart
+        f"steps: {config.steps} -> 7",
+    ]
+
+
+def test_loader_and_model_must_agree():
+    config = load_config(CONFIGS / "emoji_cpu.py")
+    loader = dataclasses.replace(config.data.loader, image_size=40)
+    with pytest.raises(ValueError, match=r"data\.loader\.image_size = 40: must equal"):
+        dataclasses.replace(config, data=dataclasses.replace(config.data, loader=loader))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config = 3", "must set config = RunConfig"),
+        ("config = nothing", "NameError"),
+        ("config = (", "SyntaxError"),
+        ("import no_such_module", "no_such_module"),
+    ],
+)
+def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_lists_its_neighbours(tmp_path: Path):
+    (tmp_path / "near.py").touch()
+    with pytest.raises(ConfigError, match=r"near\.py"):
+        load_config(tmp_path / "absent.py")

@@ -1,0 +1,155 @@
+"""train.py as a person runs it: to the end, killed, stopped, on many devices, with bad input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from tiny import environment, run, train_command
+
+import train
+from rwkv_jax.weights import load_weights, whole_steps
+
+STEPS = 20
+
+
+def rows(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    return {row["step"]: row["train/loss"] for row in rows(workdir) if "train/loss" in row}
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Returns when the run has logged `step`."""
+    log = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before the step it was to be stopped at"
+        if log.exists() and any(f'"step": {step},' in line for line in log.read_text().splitlines()):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def test_a_run_learns_and_leaves_its_record(finished: Path):
+    by_step = losses(finished)
+    assert sorted(by_step) == list(range(2, STEPS + 1, 2))
+    assert by_step[STEPS] < by_step[2]
+    assert whole_steps(finished) == [16, 20]
+    expected = {"learning_rate", "logit_scale", "images_per_second", "data_wait_share"}
+    expected |= {f"{what}_norm/{tower}" for what in ("gradient", "update") for tower in ("image", "text")}
+    assert {f"train/{name}" for name in expected} <= rows(finished)[0].keys()
+    assert list((finished / "tensorboard").iterdir())
+    assert (finished / "results.json").exists()
+    assert "<html" in (finished / "report.html").read_text(encoding="utf-8")
+
+
+def test_killed_and_started_again_ends_with_the_same_bits(
+    finished: Path, pictures: Path, tmp_path: Path
+):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        train_command(pictures, workdir), env=environment(), stdout=subprocess.DEVNULL
+    )
+    wait_for_step(process, workdir, 10)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = whole_steps(workdir)
+    assert kept
+    assert kept[-1] < STEPS
+    again = run(train_command(pictures, workdir))
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert f"going on from step {kept[-1]}" in again.stdout
+    chex.assert_trees_all_equal(load_weights(workdir).params, load_weights(finished).params)
+    assert losses(workdir) == losses(finished)
+
+
+def test_sigterm_saves_and_ends_cleanly(finished: Path, pictures: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        train_command(pictures, workdir), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    wait_for_step(process, workdir, 2)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    saved = whole_steps(workdir)[-1]
+    assert f"SIGTERM: saved step {saved}" in output
+    assert 2 <= saved < STEPS
+
+
+def test_eight_devices_give_the_losses_of_one(finished: Path, pictures: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    done = run(
+        train_command(pictures, workdir), XLA_FLAGS="--xla_force_host_platform_device_count=8"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "8 cpu device(s)" in done.stdout
+    one, eight = losses(finished), losses(workdir)
+    # Sums run in another order on eight devices, and twenty updates let that grow.
+    np.testing.assert_allclose([eight[s] for s in one], list(one.values()), rtol=1e-4)
+
+
+def refused(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> str:
+    """What train.py says, in one line, when it refuses; runs in this process."""
+    monkeypatch.setattr(sys, "argv", command[1:])
+    with pytest.raises(SystemExit) as exit_:
+        train.main()
+    assert exit_.value.code not in (None, 0)
+    said = capsys.readouterr().err + (exit_.value.code if isinstance(exit_.value.code, str) else "")
+    return " ".join(said.replace("│", " ").split())
+
+
+def test_a_changed_configuration_is_refused_and_nothing_is_touched(
+    finished: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    command = train_command(pictures, finished, "--model.image.depth", "3", "--seed", "5")
+    said = refused(command, monkeypatch, capsys)
+    assert "model.image.depth: 2 -> 3; seed: 0 -> 5" in said
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+
+
+def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, tmp_path: Path):
+    workdir = tmp_path / "run"
+    overrides = ("--optimizer.peak-learning-rate", "1e30", "--optimizer.weight-decay", "1e9")
+    done = run(train_command(pictures, workdir, "--checkpoint.every", "1", *overrides))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "at step" in done.stderr
+    assert "square" in done.stderr or ".png" in done.stderr  # the batch's keys
+    last = whole_steps(workdir)[-1]
+    assert f"the last good checkpoint is {workdir / 'checkpoints' / str(last)}" in done.stderr
+    values = [np.asarray(leaf) for leaf in np.atleast_1d(load_weights(workdir).params["logit_scale"])]
+    assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("--data.dataset", "folder:/nowhere"), "/nowhere"),
+        (("--data.split", "tests"), "tests"),
+        (("--batch-size", "64"), "batch_size = 64"),
+        (("--config", "configs/absent.py"), "configs/absent.py does not exist"),
+        (("--no-such-field", "1"), "--no-such-field"),
+        (("--optimizer.beta2", "1.5"), "optimizer.beta2 = 1.5"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    overrides: tuple[str, str],
+    message: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+):
+    command = train_command(pictures, tmp_path / "run", *overrides)
+    assert message in refused(command, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
