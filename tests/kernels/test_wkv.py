@@ -1,0 +1,214 @@
+"""Every implementation against the float64 loop: one test body, five decay regimes at once.
+
+The regimes are stacked and vmapped, so that one compiled function serves all five. Compiling is
+what costs here: every T and every N is covered for each implementation, not their cross product.
+"""
+
+import functools
+
+import chex
+import float64_loop
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from float64_loop import REGIMES
+
+from rwkv_kernels import IMPLEMENTATIONS, bi_wkv6, wkv6
+
+# (B, T, H, N): T in {1, 2, 3, 7, 49, 77, 196, 257}, N in {4, 64, 80}, and one batch, one head.
+CASES = (
+    (1, 1, 1, 80),
+    (1, 2, 2, 64),
+    (2, 3, 1, 4),
+    (1, 7, 2, 80),
+    (2, 49, 1, 4),
+    (1, 49, 2, 80),
+    (1, 77, 2, 64),
+    (1, 196, 1, 80),
+    (1, 257, 1, 4),
+)
+CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 77, 2, 80), (1, 257, 1, 4))
+NAMES = ("y", "r", "k", "v", "w", "u", "state")
+
+
+@functools.cache
+def _stacked(shape):
+    """Inputs by name, one leading axis over the regimes."""
+    each = [float64_loop.inputs(*shape, regime, seed=i) for i, regime in enumerate(REGIMES)]
+    return {name: np.stack([x[name] for x in each]) for name in each[0]}
+
+
+@functools.cache
+def _bi_results(implementation: str, shape):
+    """y and the gradients of r, k, v, w, u, one leading axis over the regimes."""
+
+    def value_and_gradients(r, k, v, w, u, g):
+        function = functools.partial(bi_wkv6, implementation=implementation)
+        y, pullback = jax.vjp(function, r, k, v, w, u)
+        return y, *pullback(g)
+
+    x = _stacked(shape)
+    return jax.jit(jax.vmap(value_and_gradients))(*(x[name] for name in "rkvwug"))
+
+
+def _assert_close(results, expected, names, tolerance):
+    """Relative to the largest element of each array, in each regime."""
+    for name, got, want in zip(names, results, expected, strict=True):
+        for i, regime in enumerate(REGIMES):
+            scale = max(np.abs(want[i]).max(), 1e-6)
+            error = np.abs(np.asarray(got[i], np.float64) - want[i]).max() / scale
+            assert error < tolerance, f"{name}, decays {regime}: {error:.1e} of the maximum"
+
+
+@pytest.mark.parametrize("shape", CASES, ids=str)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_both_directions(implementation, shape):
+    results = _bi_results(implementation, shape)
+    x = _stacked(shape)
+    expected = []
+    for i in range(len(REGIMES)):
+        y, gradients = float64_loop.bi_wkv(*(x[name][i] for name in "rkvwu"), g=x["g"][i])
+        expected.append((y, *gradients))
+    _assert_close(results, list(zip(*expected, strict=True)), NAMES[:6], tolerance=3e-6)
+
+
+@pytest.mark.parametrize("shape", CASES, ids=str)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_decays_at_both_ends_never_act(implementation, shape):
+    dw = np.asarray(_bi_results(implementation, shape)[4])
+    assert not dw[:, :, 0].any()
+    assert not dw[:, :, -1].any()
+    if shape[1] > 2:
+        assert dw.any()
+
+
+@pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_causal_with_states(implementation, shape):
+    def value_and_gradients(r, k, v, w, u, state, g, dstate):
+        def function(r, k, v, w, u, state):
+            return wkv6(r, k, v, w, u, initial_state=state, implementation=implementation)
+
+        (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
+        return y, final, *pullback((g, dstate))
+
+    x = _stacked(shape)
+    names = ("r", "k", "v", "w", "u", "state", "g", "dstate")
+    results = jax.jit(jax.vmap(value_and_gradients))(*(x[name] for name in names))
+    expected = []
+    for i in range(len(REGIMES)):
+        outputs, gradients = float64_loop.wkv(*(x[name][i] for name in names))
+        expected.append((*outputs, *gradients))
+    labels = ("y", "final state", *NAMES[1:])
+    _assert_close(results, list(zip(*expected, strict=True)), labels, tolerance=3e-6)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_reversal_identity(implementation):
+    """bi_wkv6(r, k, v, w, u) = wkv6(r, k, v, w, u) + reverse(wkv6(reverse r, k, v, w; u = 0))."""
+
+    @jax.jit
+    def both(r, k, v, w, u):
+        bi = bi_wkv6(r, k, v, w, u, implementation=implementation)
+        causal, _ = wkv6(r, k, v, w, u, implementation=implementation)
+        backwards = (x[:, ::-1] for x in (r, k, v, w))
+        reverse, _ = wkv6(*backwards, jnp.zeros_like(u), implementation=implementation)
+        return bi, causal + reverse[:, ::-1]
+
+    x = float64_loop.inputs(2, 130, 2, 8, "mixed")
+    bi, summed = both(*(x[name] for name in "rkvwu"))
+    chex.assert_trees_all_close(bi, summed, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_state_handed_over_is_one_call(implementation):
+    """Values and all gradients, cut at a token that is no edge of a chunk or tile."""
+    x = float64_loop.inputs(1, 101, 2, 8, "mixed")
+    tokens, u, state = [x[name] for name in "rkvw"], x["u"], x["state"]
+    call = functools.partial(wkv6, implementation=implementation)
+
+    def loss(y, final):
+        return jnp.sum(y * x["g"]) + jnp.sum(final * x["dstate"]), (y, final)
+
+    def whole(tokens, u, state):
+        return loss(*call(*tokens, u, initial_state=state))
+
+    def halves(tokens, u, state):
+        first, middle = call(*(a[:, :37] for a in tokens), u, initial_state=state)
+        second, final = call(*(a[:, 37:] for a in tokens), u, initial_state=middle)
+        return loss(jnp.concatenate([first, second], axis=1), final)
+
+    results = [
+        jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2), has_aux=True))(tokens, u, state)
+        for function in (whole, halves)
+    ]
+    ((_, outputs), gradients), ((_, cut_outputs), cut_gradients) = results
+    chex.assert_trees_all_close(cut_outputs, outputs, rtol=0, atol=2e-5)
+    chex.assert_trees_all_close(cut_gradients, gradients, rtol=0, atol=1e-4)
+
+
+def test_no_state_is_zeros():
+    x = float64_loop.inputs(1, 5, 2, 4, "typical")
+    arguments = [x[name] for name in "rkvwu"]
+    zeros = jnp.zeros((1, 2, 4, 4))
+    chex.assert_trees_all_close(wkv6(*arguments), wkv6(*arguments, initial_state=zeros))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_bfloat16_inputs(implementation):
+    """r, k, v, u rounded to bfloat16, w float32: sums stay float32, so the judge sees the same."""
+    x = float64_loop.inputs(1, 49, 2, 16, "mixed")
+    r, k, v, u, g = (jnp.asarray(x[name], jnp.bfloat16) for name in "rkvug")
+    w = jnp.asarray(x["w"])
+
+    @jax.jit
+    def value_and_gradients(*arguments):
+        function = functools.partial(bi_wkv6, implementation=implementation)
+        y, pullback = jax.vjp(function, *arguments)
+        return y, pullback(g)
+
+    y, gradients = value_and_gradients(r, k, v, w, u)
+    chex.assert_type([y, *gradients[:3], gradients[4]], jnp.bfloat16)
+    chex.assert_type(gradients[3], jnp.float32)
+    rounded = [np.asarray(a, np.float32) for a in (r, k, v, w, u, g)]
+    y_judge, judged = float64_loop.bi_wkv(*rounded[:5], g=rounded[5])
+    for got, want in zip((y, *gradients), (y_judge, *judged), strict=True):
+        error = np.abs(np.asarray(got, np.float64) - want).max() / np.abs(want).max()
+        assert error < 4e-3  # half a unit in the last place of the bfloat16 result
+    _, final = jax.eval_shape(functools.partial(wkv6, implementation=implementation), r, k, v, w, u)
+    chex.assert_type(final, jnp.float32)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_float64_inputs(implementation):
+    """A formula that loses digits would show here, where rounding does not hide it."""
+    with jax.enable_x64(True):
+        x = float64_loop.inputs(1, 70, 1, 4, "spiky")
+        arguments = [jnp.asarray(x[name], jnp.float64) for name in "rkvwu"]
+        function = functools.partial(bi_wkv6, implementation=implementation)
+        y, pullback = jax.jit(lambda *a: jax.vjp(function, *a))(*arguments)
+        gradients = pullback(jnp.asarray(x["g"], jnp.float64))
+        y_judge, judged = float64_loop.bi_wkv(*(x[name] for name in "rkvwu"), g=x["g"])
+        chex.assert_trees_all_close((y, gradients), (y_judge, judged), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("logit", [-1e4, 87.0, 1e4])
+def test_no_decay_logit_is_too_large(implementation, logit):
+    """exp(w) overflows float32 from 89 on; values and gradients must stay finite."""
+    x = float64_loop.inputs(1, 20, 1, 4, "typical")
+    x["w"] = np.where(np.arange(20)[None, :, None, None] % 3 == 1, np.float32(logit), x["w"])
+
+    @jax.jit
+    def value_and_gradients(*arguments):
+        function = functools.partial(bi_wkv6, implementation=implementation)
+        y, pullback = jax.vjp(function, *arguments)
+        return y, *pullback(jnp.ones_like(y))
+
+    results = value_and_gradients(*(x[name] for name in "rkvwu"))
+    chex.assert_tree_all_finite(results)
+    x["w"] = np.minimum(x["w"], 300.0)  # whose exponential is still finite in the judge's float64
+    y_judge, judged = float64_loop.bi_wkv(*(x[name] for name in "rkvwu"), g=np.ones_like(x["g"]))
+    for got, want in zip(results, (y_judge, *judged), strict=True):
+        chex.assert_trees_all_close(np.asarray(got, np.float64), want, rtol=0, atol=2e-5)

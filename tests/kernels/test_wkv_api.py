@@ -1,0 +1,94 @@
+"""What the public functions refuse, and how they choose."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rwkv_kernels import IMPLEMENTATIONS, Implementation, api, bi_wkv6, wkv6
+
+
+def _arguments(B=2, T=5, H=2, N=8, dtype=jnp.float32):
+    tokens = jnp.ones((B, T, H, N), dtype)
+    return {"r": tokens, "k": tokens, "v": tokens, "w": tokens, "u": jnp.ones((H, N), dtype)}
+
+
+@pytest.mark.parametrize("function", [bi_wkv6, wkv6])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": jnp.ones((2, 4, 2, 8))}, r"k must have r's shape .*\(2, 5, 2, 8\).*\(2, 4, 2, 8\)"),
+        ({"w": jnp.ones((2, 5, 2, 4))}, r"w must have r's shape .*\(2, 5, 2, 8\).*\(2, 5, 2, 4\)"),
+        ({"u": jnp.ones((2, 4))}, r"u must be \[H, N\] = \(2, 8\).*\(2, 4\)"),
+        ({"r": jnp.ones((2, 5, 16))}, r"r must be \[B, T, H, N\], got shape \(2, 5, 16\)"),
+        ({"v": jnp.ones((2, 5, 2, 8), jnp.int32)}, "v must be a floating-point array, got int32"),
+        ({"r": [1.0]}, "r must be a floating-point array, got list"),
+    ],
+)
+def test_arrays_that_disagree(function, changes, message):
+    with pytest.raises(ValueError, match=message):
+        function(**(_arguments() | changes))
+
+
+@pytest.mark.parametrize("function", [bi_wkv6, wkv6])
+def test_sizes_out_of_range(function):
+    with pytest.raises(ValueError, match=r"\(2, 0, 2, 8\).*Any T >= 1 is accepted"):
+        function(**_arguments(T=0))
+    for N in (6, 2):
+        with pytest.raises(ValueError, match=f"multiple of 4, got N = {N}"):
+            function(**_arguments(N=N))
+
+
+@pytest.mark.parametrize(
+    "state", [jnp.ones((2, 2, 8)), jnp.ones((1, 2, 8, 8)), jnp.ones((2, 2, 8, 8), jnp.bfloat16)]
+)
+def test_wrong_state(state):
+    with pytest.raises(ValueError, match=r"must be float32 .* = \(2, 2, 8, 8\).*got") as error:
+        wkv6(**_arguments(), initial_state=state)
+    assert str(state.shape) in str(error.value)
+
+
+def test_errors_come_before_anything_compiles():
+    """Shapes are enough: no value, no trace of an implementation."""
+    specs = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in _arguments(N=6).items()}
+    with pytest.raises(ValueError, match="multiple of 4"):
+        bi_wkv6(**specs)
+
+
+def test_unknown_implementation():
+    with pytest.raises(ValueError, match="'fast'; known: chunked, reference, associative_scan"):
+        bi_wkv6(**_arguments(), implementation="fast")
+
+
+def _elsewhere():
+    """A row for another platform, in front: what a kernel for an accelerator will be."""
+
+    def why_not(call: api.Call):
+        reasons = [] if call.platform == "tpu" else [f"needs a TPU, this is {call.platform}"]
+        reasons += [] if call.shape[3] % 16 == 0 else [f"N = {call.shape[3]} is no multiple of 16"]
+        return tuple(reasons)
+
+    def unreachable(*arguments):
+        raise AssertionError("chosen although it cannot serve the call")
+
+    return {"kernel": Implementation(unreachable, unreachable, why_not), **IMPLEMENTATIONS}
+
+
+def test_fallback_logs_why(monkeypatch, caplog):
+    monkeypatch.setattr(api, "IMPLEMENTATIONS", _elsewhere())
+    with caplog.at_level(logging.INFO, logger="rwkv_kernels"):
+        bi_wkv6(**_arguments())
+    assert "chunked (not kernel: needs a TPU, this is cpu, N = 8 is no multiple" in caplog.text
+
+
+def test_a_named_one_fails_with_every_reason(monkeypatch):
+    monkeypatch.setattr(api, "IMPLEMENTATIONS", _elsewhere())
+    with pytest.raises(ValueError, match=r"'kernel' cannot serve .*a TPU.*; N = 8 is no"):
+        bi_wkv6(**_arguments(), implementation="kernel")
+
+
+def test_chunked_is_the_default(caplog):
+    with caplog.at_level(logging.INFO, logger="rwkv_kernels"):
+        wkv6(**_arguments())
+    assert "wkv6 (2, 5, 2, 8) float32 on cpu: chunked" in caplog.text
