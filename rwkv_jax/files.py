@@ -10,6 +10,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        os.chmod(temporary, 0o644)  # mkstemp keeps everyone else out
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
