@@ -31,6 +31,13 @@ def find_run(checkpoint: Path) -> Path | None:
     return None
 
 
+def default_out(checkpoint: Path, run: Path | None) -> Path:
+    """Beside the weights; an older step's results do not take the place of the run's."""
+    if run is not None and checkpoint.resolve() != run:
+        return run / f"results_{checkpoint.name}.json"
+    return checkpoint / "results.json"
+
+
 def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
     """What to measure, where the data lies, and the precision to compute in.
 
@@ -66,17 +73,18 @@ def main() -> None:
         "--checkpoint", required=True, type=Path, help="a run, RUN/checkpoints/STEP, or weights"
     )
     parser.add_argument("--config", type=Path, help="a file of configs/; default: the run's own")
-    parser.add_argument("--out", type=Path, help="default: CHECKPOINT/results.json")
+    parser.add_argument(
+        "--out", type=Path, help="default: CHECKPOINT/results.json or RUN/results_STEP.json"
+    )
     arguments = parser.parse_args()
-    out = arguments.out or arguments.checkpoint / "results.json"
+    run = find_run(arguments.checkpoint.resolve())
+    out = arguments.out or default_out(arguments.checkpoint, run)
     if out.suffix != ".json":
         parser.error(f"--out {out}: must end in .json; the features go beside it as .npz")
 
     try:
         # ------------------------------------------------------------ restore
-        config, data_dir, precision = choose_config(
-            arguments.config, find_run(arguments.checkpoint.resolve())
-        )
+        config, data_dir, precision = choose_config(arguments.config, run)
         restored = rwkv_jax.load(arguments.checkpoint, precision)
         params = params_to_dict(nnx.state(restored.model))
 

@@ -5,9 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import optax
 import pytest
 
 from rwkv_jax.evaluation.run import evaluate
+from rwkv_jax.training.checkpoint import RunCheckpoints
+from rwkv_jax.training.config import CheckpointConfig
+from rwkv_jax.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +47,17 @@ def test_another_config_and_file(run_folder, config_file, monkeypatch, tmp_path)
     assert metrics
     assert all(name.startswith("retrieval/") for name in metrics)
     assert out.with_suffix(".npz").is_file()
+    assert not (run_folder / "results.json").exists()
+
+
+def test_one_step_of_a_run_leaves_the_runs_results_alone(run_folder, params, monkeypatch):
+    """The step's folder is Orbax's, and results.json is the last step's."""
+    state = TrainState(jnp.int32(4), params, optax.adam(1e-3).init(params))
+    with RunCheckpoints(run_folder, CheckpointConfig()) as checkpoints:
+        checkpoints.save(state, {})
+    run_eval(monkeypatch, "--checkpoint", run_folder / "checkpoints" / "4")
+    results = json.loads((run_folder / "results_4.json").read_text())
+    assert results["checkpoint"]["step"] == 4
     assert not (run_folder / "results.json").exists()
 
 

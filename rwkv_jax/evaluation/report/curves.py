@@ -107,7 +107,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 def _number(value: float, share: bool = False) -> str:
     if share:
         return f"{value:.3g}" if value != value else f"{100 * value:.3g}%"
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
+    if value and (abs(value) < 1e-4 or abs(value) >= 1e5):
         return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.4g}"
 
