@@ -17,9 +17,11 @@ def bi_wkv6(
     u: Float[Array, "H N"],
 ) -> Float[Array, "B T H N"]:
     """Both directions: the causal WKV, plus the reversed one without the present token's bonus."""
+    y_dtype = v.dtype
+    r, k, v, w, u = _wide(r, k, v, w, u)  # once, so that no gradients are summed in bfloat16
     forward, _ = _scan(r, k, v, w, u, None, reverse=False)
     backward, _ = _scan(r, k, v, w, jnp.zeros_like(u), None, reverse=True)
-    return (forward + backward).astype(v.dtype)
+    return (forward + backward).astype(y_dtype)
 
 
 def wkv6(
@@ -31,7 +33,7 @@ def wkv6(
     initial_state: Float[Array, "B H N N"] | None,
 ) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
     """y_t = r_t (S_t + diag(u) k_t v_t^T),  S_{t+1} = diag(d_t) S_t + k_t v_t^T."""
-    y, state = _scan(r, k, v, w, u, initial_state, reverse=False)
+    y, state = _scan(*_wide(r, k, v, w, u), initial_state, reverse=False)
     return y.astype(v.dtype), state
 
 
@@ -40,12 +42,15 @@ def log_decay(w: Array) -> Array:
     return -jnp.exp(jnp.minimum(w, 60.0))
 
 
+def _wide(*arrays: Array) -> list[Array]:
+    dtype = jnp.result_type(jnp.float32, *arrays)
+    return [x.astype(dtype) for x in arrays]
+
+
 def _scan(r, k, v, w, u, initial_state, *, reverse: bool):
     B, _, H, N = r.shape
-    dtype = jnp.result_type(jnp.float32, r, k, v, w, u)
-    r, k, v, w, u = (x.astype(dtype) for x in (r, k, v, w, u))
     if initial_state is None:
-        initial_state = jnp.zeros((B, H, N, N), dtype)
+        initial_state = jnp.zeros((B, H, N, N), r.dtype)
 
     def step(state, token):
         r_t, k_t, v_t, decay_t = token  # each [B, H, N]
@@ -54,6 +59,6 @@ def _scan(r, k, v, w, u, initial_state, *, reverse: bool):
         return decay_t[..., :, None] * state + k_t[..., :, None] * v_t[..., None, :], y_t
 
     over_time = tuple(jnp.moveaxis(x, 1, 0) for x in (r, k, v, jnp.exp(log_decay(w))))
-    state, y = jax.lax.scan(step, initial_state.astype(dtype), over_time, reverse=reverse)
+    state, y = jax.lax.scan(step, initial_state, over_time, reverse=reverse)
     bonus = jnp.sum(r * u * k, axis=-1, keepdims=True) * v
     return jnp.moveaxis(y, 0, 1) + bonus, state

@@ -1,7 +1,8 @@
 """Every implementation against the float64 loop: one test body, five decay regimes at once.
 
 The regimes are stacked and vmapped, so that one compiled function serves all five. Compiling is
-what costs here: every T and every N is covered for each implementation, not their cross product.
+what costs here (1 to 5 s each): every T and every N is covered, not their cross product, and the
+associative scan, the slowest to compile, meets a part of the cases.
 """
 
 import functools
@@ -29,6 +30,21 @@ CASES = (
     (1, 257, 1, 4),
 )
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 77, 2, 80), (1, 257, 1, 4))
+COSTLY = ("associative_scan",)
+
+
+def _with_implementations(cases, few):
+    """(implementation, shape) pairs: all cases, but only `few` where compiling is dear."""
+    return [
+        pytest.param(name, shape, id=f"{name}-{shape}")
+        for name in IMPLEMENTATIONS
+        for shape in (few if name in COSTLY else cases)
+    ]
+
+
+BI = _with_implementations(CASES, few=((1, 1, 1, 80), (2, 3, 1, 4), (1, 49, 2, 80)))
+CAUSAL = _with_implementations(CAUSAL_CASES, few=((2, 7, 1, 64),))
+QUICK = [name for name in IMPLEMENTATIONS if name not in COSTLY]
 NAMES = ("y", "r", "k", "v", "w", "u", "state")
 
 
@@ -61,8 +77,7 @@ def _assert_close(results, expected, names, tolerance):
             assert error < tolerance, f"{name}, decays {regime}: {error:.1e} of the maximum"
 
 
-@pytest.mark.parametrize("shape", CASES, ids=str)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "shape"), BI)
 def test_both_directions(implementation, shape):
     results = _bi_results(implementation, shape)
     x = _stacked(shape)
@@ -73,8 +88,7 @@ def test_both_directions(implementation, shape):
     _assert_close(results, list(zip(*expected, strict=True)), NAMES[:6], tolerance=3e-6)
 
 
-@pytest.mark.parametrize("shape", CASES, ids=str)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "shape"), BI)
 def test_decays_at_both_ends_never_act(implementation, shape):
     dw = np.asarray(_bi_results(implementation, shape)[4])
     assert not dw[:, :, 0].any()
@@ -83,8 +97,7 @@ def test_decays_at_both_ends_never_act(implementation, shape):
         assert dw.any()
 
 
-@pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "shape"), CAUSAL)
 def test_causal_with_states(implementation, shape):
     def value_and_gradients(r, k, v, w, u, state, g, dstate):
         def function(r, k, v, w, u, state):
@@ -116,12 +129,12 @@ def test_reversal_identity(implementation):
         reverse, _ = wkv6(*backwards, jnp.zeros_like(u), implementation=implementation)
         return bi, causal + reverse[:, ::-1]
 
-    x = float64_loop.inputs(2, 130, 2, 8, "mixed")
+    x = float64_loop.inputs(2, 70, 2, 8, "mixed")
     bi, summed = both(*(x[name] for name in "rkvwu"))
     chex.assert_trees_all_close(bi, summed, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", QUICK)
 def test_a_state_handed_over_is_one_call(implementation):
     """Values and all gradients, cut at a token that is no edge of a chunk or tile."""
     x = float64_loop.inputs(1, 101, 2, 8, "mixed")
@@ -158,7 +171,7 @@ def test_no_state_is_zeros():
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_bfloat16_inputs(implementation):
     """r, k, v, u rounded to bfloat16, w float32: sums stay float32, so the judge sees the same."""
-    x = float64_loop.inputs(1, 49, 2, 16, "mixed")
+    x = float64_loop.inputs(1, 20, 2, 16, "mixed")
     r, k, v, u, g = (jnp.asarray(x[name], jnp.bfloat16) for name in "rkvug")
     w = jnp.asarray(x["w"])
 
@@ -180,11 +193,11 @@ def test_bfloat16_inputs(implementation):
     chex.assert_type(final, jnp.float32)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", QUICK)
 def test_float64_inputs(implementation):
     """A formula that loses digits would show here, where rounding does not hide it."""
     with jax.enable_x64(True):
-        x = float64_loop.inputs(1, 70, 1, 4, "spiky")
+        x = float64_loop.inputs(1, 23, 1, 4, "spiky")
         arguments = [jnp.asarray(x[name], jnp.float64) for name in "rkvwu"]
         function = functools.partial(bi_wkv6, implementation=implementation)
         y, pullback = jax.jit(lambda *a: jax.vjp(function, *a))(*arguments)
@@ -194,11 +207,11 @@ def test_float64_inputs(implementation):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("logit", [-1e4, 87.0, 1e4])
-def test_no_decay_logit_is_too_large(implementation, logit):
-    """exp(w) overflows float32 from 89 on; values and gradients must stay finite."""
-    x = float64_loop.inputs(1, 20, 1, 4, "typical")
-    x["w"] = np.where(np.arange(20)[None, :, None, None] % 3 == 1, np.float32(logit), x["w"])
+def test_no_decay_logit_is_too_large(implementation):
+    """exp(w) overflows float32 from 89 on; values and gradients must stay finite, and right."""
+    x = float64_loop.inputs(1, 12, 1, 4, "typical")
+    for step, logit in ((1, -1e4), (4, 87.0), (7, 1e4), (8, -1e4)):
+        x["w"][:, step] = logit
 
     @jax.jit
     def value_and_gradients(*arguments):
@@ -207,7 +220,6 @@ def test_no_decay_logit_is_too_large(implementation, logit):
         return y, *pullback(jnp.ones_like(y))
 
     results = value_and_gradients(*(x[name] for name in "rkvwu"))
-    chex.assert_tree_all_finite(results)
     x["w"] = np.minimum(x["w"], 300.0)  # whose exponential is still finite in the judge's float64
     y_judge, judged = float64_loop.bi_wkv(*(x[name] for name in "rkvwu"), g=np.ones_like(x["g"]))
     for got, want in zip(results, (y_judge, *judged), strict=True):

@@ -18,13 +18,13 @@ def _arguments(B=2, T=20, H=2, N=8, dtype=jnp.float32, seed=0):
     return [jnp.asarray(x[name], dtype) for name in "rkvwu"]
 
 
-@pytest.mark.parametrize("T", [20, 100])  # one chunk; several
-def test_vmap_is_a_loop(T):
-    stacks = [jnp.stack(x) for x in zip(*(_arguments(T=T, seed=s) for s in (0, 1)), strict=True)]
+def test_vmap_is_a_loop():
+    """Groups of the batch and chunks of the sequence inside; all arguments mapped."""
+    stacks = [jnp.stack(x) for x in zip(*(_arguments(T=100, seed=s) for s in (0, 1)), strict=True)]
 
     def loss(*arguments):
         y, state = wkv6(*arguments)
-        return jnp.sum(jnp.sin(bi_wkv6(*arguments))) + jnp.sum(y**2) + jnp.sum(state**2)
+        return jnp.sum(y**2) + jnp.sum(state**2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))
     looped = [gradient(*(x[i] for x in stacks)) for i in (0, 1)]
