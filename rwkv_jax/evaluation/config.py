@@ -111,18 +111,15 @@ class EvalConfig:
       linear_probe: the linear probes.
       batch_size: pictures, or texts, that are encoded at once; part of what makes two runs
         bit-equal.
-      every: training steps between two evaluations; the last step is always evaluated.
     """
 
     retrieval: tuple[RetrievalConfig, ...] = ()
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     linear_probe: tuple[LinearProbeConfig, ...] = ()
     batch_size: int = 128
-    every: int = 1000
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, self, "batch_size", "must be 1 or more")
-        _require(self.every >= 1, self, "every", "must be 1 or more steps")
         names = [each.name for each in self.retrieval]
         names += [each.name for each in self.zero_shot]
         names += [each.name for each in self.linear_probe]

@@ -12,7 +12,6 @@ from rwkv_jax.data.records import Source
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts, unit_length
 from rwkv_jax.evaluation.report.gallery import what_it_shows
 from rwkv_jax.evaluation.report.thumbnails import thumbnail
-from rwkv_jax.evaluation.report.tsne import tsne
 
 PICTURES = 320
 SIDE = 32  # pixels of a thumbnail
@@ -57,7 +56,10 @@ def embedding_map(
     words = [what_it_shows(split, i) for i in drawn]
     pictures, texts = split.features[drawn], embed_texts(words)
     centred = [unit_length(each - each.mean(axis=0)) for each in (pictures, texts)]
-    places = tsne(np.concatenate(centred))  # [2 count, 2]
+    # Starting from principal components keeps the large-scale arrangement, and makes one map of
+    # one set of features (Kobak and Berens 2019).
+    tsne = TSNE(perplexity=20, init="pca", random_state=SEED)
+    places = tsne.fit_transform(np.concatenate(centred))  # [2 count, 2]
     low, high = places.min(axis=0), places.max(axis=0)
     scale = np.array([WIDTH - 2 * MARGIN - SIDE, HEIGHT - 2 * MARGIN - SIDE])
     places = MARGIN + SIDE / 2 + (places - low) / (high - low) * scale
