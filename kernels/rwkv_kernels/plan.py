@@ -41,8 +41,9 @@ def plan(shape: tuple[int, ...], dtype, platform: str, *, causal: bool) -> Plan:
     chunks = -(-T // (tile * tiles))
     group = B
     if platform in GROUP_BYTES:
-        fits = max(1, GROUP_BYTES[platform] // (4 * tile * tiles * H * N))
-        group = max(d for d in range(1, min(B, fits) + 1) if B % d == 0)
+        wanted = GROUP_BYTES[platform] / (4 * tile * tiles * H * N)
+        divisors = [d for d in range(1, B + 1) if B % d == 0]
+        group = min(divisors, key=lambda d: max(d / wanted, wanted / d))  # nearest as a ratio
     rounds = platform != "cpu" and dtype == jnp.bfloat16
     chunk = Chunk(tiles, tile, causal, operand_dtype="bfloat16" if rounds else None)
     return Plan(chunk, chunks, group, stateful=causal or chunks > 1)

@@ -33,8 +33,10 @@ def wkv6(
     initial_state: Float[Array, "B H N N"] | None,
 ) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
     """y_t = r_t (S_t + diag(u) k_t v_t^T),  S_{t+1} = diag(d_t) S_t + k_t v_t^T."""
-    y, state = _scan(*_wide(r, k, v, w, u), initial_state, reverse=False)
-    return y.astype(v.dtype), state
+    y_dtype = v.dtype
+    r, k, v, w, u = _wide(r, k, v, w, u)
+    y, state = _scan(r, k, v, w, u, initial_state, reverse=False)
+    return y.astype(y_dtype), state
 
 
 def log_decay(w: Array) -> Array:

@@ -23,13 +23,12 @@ CASES = (
     (1, 2, 2, 64),
     (2, 3, 1, 4),
     (1, 7, 2, 80),
-    (2, 49, 1, 4),
     (1, 49, 2, 80),
     (1, 77, 2, 64),
     (1, 196, 1, 80),
     (1, 257, 1, 4),
 )
-CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 77, 2, 80), (1, 257, 1, 4))
+CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 130, 2, 80))  # the last: three chunks
 COSTLY = ("associative_scan",)
 
 
@@ -137,7 +136,7 @@ def test_reversal_identity(implementation):
 @pytest.mark.parametrize("implementation", QUICK)
 def test_a_state_handed_over_is_one_call(implementation):
     """Values and all gradients, cut at a token that is no edge of a chunk or tile."""
-    x = float64_loop.inputs(1, 101, 2, 8, "mixed")
+    x = float64_loop.inputs(1, 31, 2, 8, "mixed")
     tokens, u, state = [x[name] for name in "rkvw"], x["u"], x["state"]
     call = functools.partial(wkv6, implementation=implementation)
 
@@ -148,8 +147,8 @@ def test_a_state_handed_over_is_one_call(implementation):
         return loss(*call(*tokens, u, initial_state=state))
 
     def halves(tokens, u, state):
-        first, middle = call(*(a[:, :37] for a in tokens), u, initial_state=state)
-        second, final = call(*(a[:, 37:] for a in tokens), u, initial_state=middle)
+        first, middle = call(*(a[:, :12] for a in tokens), u, initial_state=state)
+        second, final = call(*(a[:, 12:] for a in tokens), u, initial_state=middle)
         return loss(jnp.concatenate([first, second], axis=1), final)
 
     results = [
