@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rwkv_jax.models import inits
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.config import ImageConfig
-from rwkv_jax.models.layers import LayerNorm, einsum
+from rwkv_jax.models.layers import LayerNorm, linear
 from rwkv_jax.models.positions import resize_positions
 from rwkv_jax.models.spec import BlockInits, BlockSpec, by_own_share
 from rwkv_jax.models.token_shift import image_shift
@@ -70,7 +70,7 @@ class PatchEmbed(nnx.Module):
         rows = pixels.reshape(B * h, P, w, P * C)  # [B, h P, w P, C] -> [B h, P, w, P C]
         patches = rows.swapaxes(1, 2).reshape(B, h, w, P * P * C)  # [B h, w, P, P C] -> here
         kernel = self.kernel[...].reshape(P * P * C, -1)  # [P, P, C, D] -> [P P C, D]
-        return einsum("bhwp,pd->bhwd", patches, kernel, out_dtype=jnp.float32) + self.bias[...]
+        return linear(patches, kernel, out_dtype=jnp.float32) + self.bias[...]
 
 
 class ImageEncoder(nnx.Module):

@@ -15,22 +15,26 @@ from rwkv_jax.precision import matmul_precision
 LAYER_NORM_EPS = 1e-5
 
 
-def einsum(
-    equation: str, x: Array, kernel: nnx.Param | Array, *, out_dtype: DTypeLike | None = None
-) -> Array:
-    """`jnp.einsum` of activations and one parameter, in x's dtype; `out_dtype` keeps more bits."""
-    return jnp.einsum(
-        equation,
-        x,
+def linear(
+    x: Float[Array, "*B I"],
+    kernel: nnx.Param | Float[Array, "I O"],
+    *,
+    out_dtype: DTypeLike | None = None,
+) -> Float[Array, "*B O"]:
+    """x @ kernel, in x's dtype: no linear layer of RWKV-CLIP has a bias; `out_dtype` keeps more bits.
+
+    One matrix product over all leading axes at once: the kernel's gradient contracts them, and over
+    several axes XLA's CPU backend would first copy both operands into another layout.
+    """
+    *leading, width = x.shape
+    flat = x.reshape(-1, width)  # [*B, I] -> [prod(B), I]
+    y = jnp.matmul(
+        flat,
         kernel[...].astype(x.dtype),
         precision=matmul_precision(x.dtype),
         preferred_element_type=out_dtype,
     )
-
-
-def linear(x: Float[Array, "*B I"], kernel: nnx.Param) -> Float[Array, "*B O"]:
-    """x @ kernel, kernel [I, O]: no linear layer of RWKV-CLIP has a bias."""
-    return einsum("...i,io->...o", x, kernel)
+    return y.reshape(*leading, y.shape[-1])  # [prod(B), O] -> [*B, O]
 
 
 def standardise(x: Float[Array, "*B N"], eps: float) -> Float[Array, "*B N"]:

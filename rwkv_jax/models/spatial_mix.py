@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rwkv_jax.models import inits
-from rwkv_jax.models.layers import HeadNorm, LayerNorm, einsum, linear
+from rwkv_jax.models.layers import HeadNorm, LayerNorm, linear
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
 
@@ -47,10 +47,15 @@ class SpatialMix(nnx.Module):
         H, N = self.bonus.shape
         xx = shift(x) - x
         # Each token chooses, for each of its five uses, how much of its neighbour to look at.
-        z = jnp.tanh(einsum("btd,dar->btar", x + xx * self.maa_x[...].astype(x.dtype), self.maa_w1))
-        offsets = einsum("btar,ard->abtd", z, self.maa_w2)
+        R = self.maa_w2.shape[1]
+        maa_w1 = self.maa_w1[...].reshape(D, 5 * R)  # [D, 5, R] -> [D, 5 R]
+        z = jnp.tanh(linear(x + xx * self.maa_x[...].astype(x.dtype), maa_w1))
         maa = self.maa[...].astype(x.dtype)
-        x_w, x_k, x_v, x_r, x_g = x + xx * (maa[:, None, None] + offsets)  # [5, B, T, D]
+        # One at a time: stacked, their gradient would be a reduction over five arrays in memory.
+        x_w, x_k, x_v, x_r, x_g = (
+            x + xx * (maa[a] + linear(z[..., a * R : (a + 1) * R], self.maa_w2[a]))
+            for a in range(5)
+        )
 
         r, k, v = (
             linear(y, kernel).reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
@@ -59,7 +64,7 @@ class SpatialMix(nnx.Module):
         g = jax.nn.silu(linear(x_g, self.gate))
         # The decay is exp(-exp(w)): an error in w is an error in an exponent, hence float32.
         z_w = jnp.tanh(linear(x_w, self.decay_w1))
-        w = self.decay[...] + einsum("btr,rd->btd", z_w, self.decay_w2, out_dtype=jnp.float32)
+        w = self.decay[...] + linear(z_w, self.decay_w2, out_dtype=jnp.float32)
         y = self.wkv(r, k, v, w.reshape(B, T, H, N), self.bonus[...])
         if self.key_norm is not None:
             y = self.key_norm(y.reshape(B, T, D)).reshape(B, T, H, N)
