@@ -1,4 +1,4 @@
-"""Puts the two source roots on the path, so that the tests run from a checkout that is not installed."""
+"""Puts the two source roots on the path: the tests run from a checkout that is not installed."""
 
 import sys
 from pathlib import Path

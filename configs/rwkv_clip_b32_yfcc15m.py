@@ -1,4 +1,4 @@
-"""RWKV-CLIP-B/32 on YFCC15M, the paper's recipe (arXiv 2406.06973; the authors' training script)."""
+"""RWKV-CLIP-B/32 on YFCC15M, the paper's recipe (arXiv 2406.06973; the authors' script)."""
 
 from rwkv_jax.config import DataConfig, RunConfig
 from rwkv_jax.data.config import LoaderConfig

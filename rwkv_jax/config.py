@@ -139,7 +139,14 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 
 # Fields that a restarted run may change: they change neither the parameters nor the data's order.
-FREE_TO_CHANGE = ("log_every", "checkpoint", "eval", "eval_every", "data.data_dir", "data.loader.workers")
+FREE_TO_CHANGE = (
+    "log_every",
+    "checkpoint",
+    "eval",
+    "eval_every",
+    "data.data_dir",
+    "data.loader.workers",
+)
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

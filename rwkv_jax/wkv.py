@@ -8,12 +8,12 @@ depend on each other, and the loops inside a WKV are nothing that XLA could spli
 from collections.abc import Callable
 
 import jax
-import rwkv_kernels
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
-from rwkv_kernels import wkv6
 
+import rwkv_kernels
 from rwkv_jax.mesh import DATA_AXIS
+from rwkv_kernels import wkv6
 
 __all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "wkv6"]
 

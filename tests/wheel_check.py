@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
-import rwkv_kernels
 
 import rwkv_jax
+import rwkv_kernels
 from rwkv_jax.data.tokenizer import Tokenizer
 
 CHECKOUT = Path(__file__).resolve().parents[1]

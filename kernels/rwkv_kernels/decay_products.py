@@ -9,7 +9,7 @@ nothing overflows, and what underflows is truly nothing.
 A product over steps is never taken as a quotient, nor its logarithm's gradient as a difference of
 cumulative sums: with decays that spike, such differences err by order 1. Here all is a chain of
 products (values) and of sums (gradients) over exactly the steps that act. The chains are short (a
-tile of at most 16 steps, then the tiles of a chunk) and unrolled: on a CPU that costs a quarter of
+tile of at most 20 steps, then the tiles of a chunk) and unrolled: on a CPU that costs a quarter of
 the same sums as a matrix product with zeros and ones.
 """
 

@@ -10,7 +10,7 @@ The gradient is analytic and needs the inputs alone: with g that of y, D = M o (
 dX = (D (k c)) c and dY = (D^T (r c)) c, a level adds dX to dr, dY to dk, and r dX + k dY to the
 gradient of the logarithms of its factors.
 
-The tree has two tiers, to keep arrays and products small: levels inside tiles of at most 16 steps,
+The tree has two tiers, to keep arrays and products small: levels inside tiles of at most 20 steps,
 then levels over the tiles of the chunk.
 
 Arrays are [G, C, N]: G sequences (one batch element and head each), C = tiles * tile steps, N

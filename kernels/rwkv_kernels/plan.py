@@ -6,12 +6,14 @@ import jax.numpy as jnp
 
 from rwkv_kernels.dyadic import Chunk
 
-# Bytes of one float32 [group, chunk, H, N] array; measured on 2 cores with 2 MB of L2 each.
-# Accelerators take the whole batch at once.
-GROUP_BYTES = {"cpu": 300_000}
-LONGEST_TILE = 16
+# Sizes of one float32 [B, chunk, H, N] array, measured on 2 cores with 2 MB of L2 cache each: up to
+# UNSPLIT_BYTES the batch is taken at once, beyond it in groups near GROUP_BYTES. Accelerators,
+# which have no such cache and the batch sharded, take it at once.
+UNSPLIT_BYTES = {"cpu": 1_500_000}
+GROUP_BYTES = {"cpu": 100_000}
+LONGEST_TILE = 20
 LONGEST_SINGLE_CHUNK = 96  # beyond it, states between chunks are cheaper than one more level
-CHUNK = 64
+CHUNK = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +41,9 @@ def plan(shape: tuple[int, ...], dtype, platform: str, *, causal: bool) -> Plan:
     tiles = -(-steps // LONGEST_TILE)
     tile = -(-steps // tiles)
     chunks = -(-T // (tile * tiles))
-    group = B
-    if platform in GROUP_BYTES:
-        wanted = GROUP_BYTES[platform] / (4 * tile * tiles * H * N)
+    group, bytes_each = B, 4 * tile * tiles * H * N
+    if platform in GROUP_BYTES and B * bytes_each > UNSPLIT_BYTES[platform]:
+        wanted = GROUP_BYTES[platform] / bytes_each
         divisors = [d for d in range(1, B + 1) if B % d == 0]
         group = min(divisors, key=lambda d: max(d / wanted, wanted / d))  # nearest as a ratio
     rounds = platform != "cpu" and dtype == jnp.bfloat16

@@ -63,10 +63,17 @@ def flatten_heads(state):
 
 
 def map_groups(how: Plan, function, arrays):
-    """`function` over groups of the batch, one after the other."""
+    """`function` over groups of the batch, one after the other.
+
+    Slices are taken by index: split up as [B / group, group, ...], a group of one would have an axis
+    whose layout XLA is free to choose, and it then copies every input.
+    """
     B = arrays[0].shape[0]
     if how.group == B:
         return function(arrays)
-    split = [x.reshape(-1, how.group, *x.shape[1:]) for x in arrays]  # [B / group, group, ...]
-    out = jax.lax.map(function, split)
-    return jax.tree.map(lambda x: x.reshape(B, *x.shape[2:]), out)
+
+    def at(start):
+        return function([jax.lax.dynamic_slice_in_dim(x, start, how.group) for x in arrays])
+
+    out = jax.lax.map(at, jnp.arange(0, B, how.group))
+    return jax.tree.map(lambda x: x.reshape(B, *x.shape[2:]), out)  # from [B / group, group, ...]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rwkv_jax.data.skipped import SkippedRecords
-
 from rwkv_jax.training.metrics_log import MetricsLog
 from rwkv_jax.training.update import Metrics
 

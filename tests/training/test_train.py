@@ -32,7 +32,9 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before the step it was to be stopped at"
-        if log.exists() and any(f'"step": {step},' in line for line in log.read_text().splitlines()):
+        if log.exists() and any(
+            f'"step": {step},' in line for line in log.read_text().splitlines()
+        ):
             return
         time.sleep(0.01)
     raise AssertionError(f"step {step} was not reached")
@@ -44,7 +46,9 @@ def test_a_run_learns_and_leaves_its_record(finished: Path):
     assert by_step[STEPS] < by_step[2]
     assert whole_steps(finished) == [16, 20]
     expected = {"learning_rate", "logit_scale", "images_per_second", "data_wait_share"}
-    expected |= {f"{what}_norm/{tower}" for what in ("gradient", "update") for tower in ("image", "text")}
+    expected |= {
+        f"{what}_norm/{tower}" for what in ("gradient", "update") for tower in ("image", "text")
+    }
     assert {f"train/{name}" for name in expected} <= rows(finished)[0].keys()
     assert list((finished / "tensorboard").iterdir())
     assert (finished / "results.json").exists()
@@ -127,7 +131,9 @@ def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, tmp_path: Path):
     assert "square" in done.stderr or ".png" in done.stderr  # the batch's keys
     last = whole_steps(workdir)[-1]
     assert f"the last good checkpoint is {workdir / 'checkpoints' / str(last)}" in done.stderr
-    values = [np.asarray(leaf) for leaf in np.atleast_1d(load_weights(workdir).params["logit_scale"])]
+    values = [
+        np.asarray(leaf) for leaf in np.atleast_1d(load_weights(workdir).params["logit_scale"])
+    ]
     assert np.isfinite(values).all()
 
 

@@ -7,6 +7,7 @@ Pictures and texts of a contrastive model lie in two separate cones (the modalit
 import dataclasses
 
 import numpy as np
+from sklearn.manifold import TSNE
 
 from rwkv_jax.data.records import Source
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts, unit_length
