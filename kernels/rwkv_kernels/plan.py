@@ -6,9 +6,9 @@ import jax.numpy as jnp
 
 from rwkv_kernels.dyadic import Chunk
 
-# Sizes of one float32 [B, chunk, H, N] array, measured on 2 cores with 2 MB of L2 cache each: up to
-# UNSPLIT_BYTES the batch is taken at once, beyond it in groups near GROUP_BYTES. Accelerators,
-# which have no such cache and the batch sharded, take it at once.
+# Measured on 2 cores with 2 MB of L2 cache each: up to UNSPLIT_BYTES of one float32 [B, T, H, N]
+# array the batch is taken at once; beyond it in groups, with near GROUP_BYTES of one
+# [group, chunk, H, N]. Accelerators, with no such cache and the batch sharded, take it at once.
 UNSPLIT_BYTES = {"cpu": 1_500_000}
 GROUP_BYTES = {"cpu": 100_000}
 LONGEST_TILE = 20
@@ -41,9 +41,9 @@ def plan(shape: tuple[int, ...], dtype, platform: str, *, causal: bool) -> Plan:
     tiles = -(-steps // LONGEST_TILE)
     tile = -(-steps // tiles)
     chunks = -(-T // (tile * tiles))
-    group, bytes_each = B, 4 * tile * tiles * H * N
-    if platform in GROUP_BYTES and B * bytes_each > UNSPLIT_BYTES[platform]:
-        wanted = GROUP_BYTES[platform] / bytes_each
+    group = B
+    if platform in GROUP_BYTES and 4 * B * T * H * N > UNSPLIT_BYTES[platform]:
+        wanted = GROUP_BYTES[platform] / (4 * tile * tiles * H * N)
         divisors = [d for d in range(1, B + 1) if B % d == 0]
         group = min(divisors, key=lambda d: max(d / wanted, wanted / d))  # nearest as a ratio
     rounds = platform != "cpu" and dtype == jnp.bfloat16

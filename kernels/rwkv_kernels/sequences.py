@@ -65,8 +65,8 @@ def flatten_heads(state):
 def map_groups(how: Plan, function, arrays):
     """`function` over groups of the batch, one after the other.
 
-    Slices are taken by index: split up as [B / group, group, ...], a group of one would have an axis
-    whose layout XLA is free to choose, and it then copies every input.
+    Slices are taken by index: split up as [B / group, group, ...], a group of one would have an
+    axis whose layout XLA is free to choose, and it then copies every input.
     """
     B = arrays[0].shape[0]
     if how.group == B:

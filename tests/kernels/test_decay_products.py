@@ -66,8 +66,8 @@ def test_plan_covers_the_sequence_with_little_padding(T):
 def test_plan_splits_the_batch_on_a_cpu_alone():
     """Groups near 100 kB that divide the batch; small batches and accelerators are not split."""
     groups = {
-        (B, platform): plan((B, 16, 8, 80), jnp.float32, platform, causal=False).group
-        for B, platform in ((36, "cpu"), (37, "cpu"), (37, "gpu"), (4, "cpu"))
+        (B, platform): plan((B, 16, 8, 64), jnp.float32, platform, causal=False).group
+        for B, platform in ((60, "cpu"), (61, "cpu"), (61, "gpu"), (4, "cpu"))
     }
-    # 16 * 8 * 80 float32 are 41 kB: 36 makes 12 groups of 3, the prime 37 has only 37 of 1
-    assert groups == {(36, "cpu"): 3, (37, "cpu"): 1, (37, "gpu"): 37, (4, "cpu"): 4}
+    # 16 * 8 * 64 float32 are 33 kB: 60 makes 20 groups of 3, the prime 61 has only 61 of 1.
+    assert groups == {(60, "cpu"): 3, (61, "cpu"): 1, (61, "gpu"): 61, (4, "cpu"): 4}
