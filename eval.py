@@ -17,6 +17,7 @@ from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import evaluate
+from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
 
@@ -77,6 +78,7 @@ def main() -> None:
         "--out", type=Path, help="default: CHECKPOINT/results.json or RUN/results_STEP.json"
     )
     arguments = parser.parse_args()
+    keep_freed_memory()
     run = find_run(arguments.checkpoint.resolve())
     out = arguments.out or default_out(arguments.checkpoint, run)
     if out.suffix != ".json":

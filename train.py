@@ -27,6 +27,7 @@ from rwkv_jax.evaluation.report import write_report
 from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import Evaluation, evaluate
 from rwkv_jax.files import write_atomically
+from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import model_graphdef, params_to_dict
 from rwkv_jax.precision import compute_dtype
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", required=True, type=Path, help="RUN; made if missing")
     arguments, overrides = parser.parse_known_args()
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         train(override(load_config(arguments.config), overrides), arguments.workdir)

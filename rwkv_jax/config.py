@@ -58,8 +58,8 @@ class RunConfig:
     steps: int
     eval: EvalConfig
     eval_every: int | None = None
-    optimizer: OptimizerConfig = OptimizerConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     positives: Positives = "pair"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
@@ -140,12 +140,8 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 # Fields that a restarted run may change: they change neither the parameters nor the data's order.
 FREE_TO_CHANGE = (
-    "log_every",
-    "checkpoint",
-    "eval",
-    "eval_every",
-    "data.data_dir",
-    "data.loader.workers",
+    *("log_every", "checkpoint", "eval", "eval_every"),
+    *("data.data_dir", "data.loader.workers", "data.loader.prefetch"),
 )
 
 

@@ -21,7 +21,7 @@ def linear(
     *,
     out_dtype: DTypeLike | None = None,
 ) -> Float[Array, "*B O"]:
-    """x @ kernel, in x's dtype: no linear layer of RWKV-CLIP has a bias; `out_dtype` keeps more bits.
+    """x @ kernel in x's dtype, without a bias as all of RWKV-CLIP's; `out_dtype` keeps more bits.
 
     One matrix product over all leading axes at once: the kernel's gradient contracts them, and over
     several axes XLA's CPU backend would first copy both operands into another layout.

@@ -36,7 +36,7 @@ class MetricsLog:
         )
 
     def _drop_after(self, step: int) -> None:
-        """Rewrites metrics.jsonl without the lines of later steps and without a half-written one."""
+        """Rewrites metrics.jsonl without later steps' lines and without a half-written one."""
         if not self._path.exists():
             return
         kept = []

@@ -1,4 +1,4 @@
-"""Where arrays lie: the batch is split over the mesh's data axis, parameters are on every device."""
+"""Where arrays lie: batches split over the mesh's data axis, parameters on every device."""
 
 from collections.abc import Sequence
 

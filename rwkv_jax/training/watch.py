@@ -1,4 +1,4 @@
-"""Watching a run without slowing it: metrics are fetched one step late, so no step waits for them."""
+"""Watching a run without slowing it: metrics are fetched a step late, so no step waits."""
 
 import contextlib
 import math

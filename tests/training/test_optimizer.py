@@ -38,7 +38,7 @@ def test_first_update_by_hand():
 
 
 def test_gradients_are_clipped_to_the_global_norm():
-    # With a large epsilon Adam's step is linear in the gradient: g / (|g| + eps), seen after clipping.
+    # With a large epsilon Adam's step is linear in the (clipped) gradient: g / (|g| + eps).
     config = dataclasses.replace(CONFIG, epsilon=1e3, weight_decay=0.0)
     params = {"p": jnp.zeros(2)}
     optimizer = make_optimizer(config, 1000)
@@ -64,5 +64,5 @@ def test_a_value_out_of_range_is_named(field, value):
 
 
 def test_checkpoint_interval_is_checked():
-    with pytest.raises(ValueError, match="checkpoint.every = 0"):
+    with pytest.raises(ValueError, match=r"checkpoint\.every = 0"):
         CheckpointConfig(every=0)
