@@ -1,7 +1,9 @@
 """Times and temporary memory of every implementation: `python -m rwkv_kernels.bench [--out FILE]`.
 
 All implementations of one shape are compiled first and then run in turn, round after round, so that
-whatever else the machine does meets all of them; what is reported is the median of the rounds.
+whatever else the machine does meets all of them; what is reported is the median of the rounds, and
+in brackets the quickest one. The load average tells whether the machine was busy: an implementation
+of many small steps on all cores loses most by that.
 Forward + backward is one compiled function that returns y and all five gradients. Temporary memory
 is what the compiled function asks for beside its inputs and outputs (`memory_analysis`).
 """
@@ -84,7 +86,9 @@ def measure(shape: WkvShape, names: list[str], rounds: int) -> dict[str, dict[st
     return {
         name: {
             "forward": statistics.median(times[name][0]),
+            "forward, quickest": min(times[name][0]),
             "both": statistics.median(times[name][1]),
+            "both, quickest": min(times[name][1]),
             "megabytes": both.memory_analysis().temp_size_in_bytes / 1e6,
         }
         for name, (_, both) in compiled.items()
@@ -108,7 +112,10 @@ def table(shape: WkvShape, results: dict[str, dict[str, float]]) -> list[str]:
             )
             for rival in RIVALS
         ]
-        cells = [f"{row['forward']:.1f}", f"{row['both']:.1f}", f"{row['megabytes']:.1f}", *ratios]
+        milliseconds = [
+            f"{row[kind]:.1f} ({row[f'{kind}, quickest']:.1f})" for kind in ("forward", "both")
+        ]
+        cells = [*milliseconds, f"{row['megabytes']:.1f}", *ratios]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines
 
@@ -144,11 +151,14 @@ def main() -> None:
     lines = [
         "# WKV benchmark\n",
         f"`bi_wkv6`, float32, {machine()}. Medians of {options.rounds} rounds in which the "
-        "implementations take turns; temporary memory of the compiled forward + backward.",
+        "implementations take turns, in brackets the quickest; ratios are of medians. Temporary "
+        "memory is that of the compiled forward + backward.",
     ]
     print("\n".join(lines), flush=True)
     for shape in chosen:
         rows = table(shape, measure(shape, list(IMPLEMENTATIONS), options.rounds))
+        if hasattr(os, "getloadavg"):
+            rows.append(f"\nLoad average of the last minute: {os.getloadavg()[0]:.1f}")
         print("\n".join(rows), flush=True)
         lines += rows
     if options.out:

@@ -42,7 +42,7 @@ def plan(shape: tuple[int, ...], dtype, platform: str, *, causal: bool) -> Plan:
     tile = -(-steps // tiles)
     chunks = -(-T // (tile * tiles))
     group = B
-    if platform in GROUP_BYTES and 4 * B * T * H * N > UNSPLIT_BYTES[platform]:
+    if platform in GROUP_BYTES and UNSPLIT_BYTES[platform] < 4 * B * T * H * N:
         wanted = GROUP_BYTES[platform] / (4 * tile * tiles * H * N)
         divisors = [d for d in range(1, B + 1) if B % d == 0]
         group = min(divisors, key=lambda d: max(d / wanted, wanted / d))  # nearest as a ratio
