@@ -44,7 +44,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m rwkv_kernels.bench --out docs/wkv_bench.md
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/demo
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # An extra is installed once, and again when the pins change.
 $(VENV)/.%: setup.cfg constraints.txt

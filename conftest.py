@@ -8,8 +8,8 @@ for root in (ROOT, ROOT / "kernels"):
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
 
-from rwkv_jax.host_memory import keep_freed_memory  # noqa: E402  (needs the path above)
-
 
 def pytest_configure() -> None:
+    from rwkv_jax.host_memory import keep_freed_memory
+
     keep_freed_memory()
