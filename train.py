@@ -25,7 +25,7 @@ from rwkv_jax.data.tokenizer import Tokenizer
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.report import write_report
 from rwkv_jax.evaluation.results import write_results
-from rwkv_jax.evaluation.run import Evaluation, evaluate
+from rwkv_jax.evaluation.run import Evaluation, check_datasets, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models import RwkvClip
@@ -57,6 +57,7 @@ def train(config: RunConfig, workdir: Path) -> None:
 
     # ------------------------------------------------------------- data
     source = open_dataset(config.data.dataset, config.data.split, config.data.data_dir)
+    check_datasets(config.eval, config.data.data_dir)
     tokenizer = Tokenizer(config.data.loader.context_length)
     try:
         loader = make_train_loader(

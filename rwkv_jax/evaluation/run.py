@@ -81,6 +81,19 @@ class Evaluation:
         }
 
 
+def check_datasets(config: EvalConfig, data_dir: str) -> None:
+    """Opens every split that `config` asks for, so that a long run does not end at a missing one.
+
+    Raises:
+      DatasetError: a dataset or split is unknown or not prepared.
+    """
+    wanted = {(ask.dataset, ask.split) for ask in (*config.retrieval, *config.zero_shot)}
+    for probe in config.linear_probe:
+        wanted |= {(probe.dataset, probe.train_split), (probe.dataset, probe.test_split)}
+    for dataset, split in sorted(wanted):
+        open_dataset(dataset, split, data_dir)
+
+
 def to_standard_error(line: str) -> None:
     """Says a line where progress is shown."""
     print(line, file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import chex
 import numpy as np
 import pytest
-from tiny import environment, run, train_command
+from tiny import TINY, environment, run, train_command
 
 import train
 from rwkv_jax.weights import load_weights, whole_steps
@@ -158,4 +158,20 @@ def test_bad_input_is_one_sentence(
 ):
     command = train_command(pictures, tmp_path / "run", *overrides)
     assert message in refused(command, monkeypatch, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_evaluation_set_is_named_before_training(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    config = tmp_path / "judged_elsewhere.py"
+    config.write_text(
+        "import dataclasses\n"
+        "from rwkv_jax.config import load_config\n"
+        "from rwkv_jax.evaluation.config import EvalConfig, RetrievalConfig\n"
+        f"config = dataclasses.replace(load_config({str(TINY)!r}), eval=EvalConfig("
+        "retrieval=(RetrievalConfig('folder:/nowhere', 'train'),)))\n"
+    )
+    command = train_command(pictures, tmp_path / "run", "--config", str(config))
+    assert "/nowhere" in refused(command, monkeypatch, capsys)
     assert not (tmp_path / "run").exists()
