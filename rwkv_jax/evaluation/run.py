@@ -87,7 +87,8 @@ def check_datasets(config: EvalConfig, data_dir: str) -> None:
     Raises:
       DatasetError: a dataset or split is unknown or not prepared.
     """
-    wanted = {(ask.dataset, ask.split) for ask in (*config.retrieval, *config.zero_shot)}
+    wanted = {(ask.dataset, ask.split) for ask in config.retrieval}
+    wanted |= {(task.dataset, task.split) for task in config.zero_shot}
     for probe in config.linear_probe:
         wanted |= {(probe.dataset, probe.train_split), (probe.dataset, probe.test_split)}
     for dataset, split in sorted(wanted):
