@@ -1,0 +1,181 @@
+"""What the kernels' calls have in common: how tokens come in, and what the compiler is told."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from rwkv_kernels.reference import log_decay
+from rwkv_kernels.tpu import states, tile
+from rwkv_kernels.tpu.levels import Level, to_rows
+from rwkv_kernels.tpu.plan import Plan
+from rwkv_kernels.tpu.tile import Tile
+
+# Inputs and outputs of 208 tokens twice (they are copied while the kernel computes), and four
+# tiles' states: 20 MB. v5e and v6e have 128 MB, v5p has 64.
+VMEM_LIMIT = 60 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A step of the grid: which tokens it holds, and how to read them.
+
+    Attributes:
+      plan: the static shape.
+      index: which span of the sequence this is; counted from the left.
+    """
+
+    plan: Plan
+    index: int | Array
+
+    def tile(self, i: int) -> Tile:
+        return Tile(self.plan.lanes, self.plan.tiles[i][1], self.plan.causal)
+
+    def rows(self, i: int) -> pl.Slice:
+        return pl.ds(*self.plan.tiles[i])
+
+    def load(self, ref, i: int, fill: float = 0.0) -> Float[Array, "R C"]:
+        """The tokens of tile i in float32; those beyond the sequence, which hold anything, filled."""
+        x = ref[0, self.rows(i), :].astype(jnp.float32)
+        inside = self._inside(i)
+        return x if inside is None else jnp.where(inside, x, fill)
+
+    def load_log_decay(self, ref, i: int) -> Float[Array, "R C"]:
+        """log d, 0 for tokens beyond the sequence: they neither decay nor have a gradient."""
+        x = log_decay(ref[0, self.rows(i), :].astype(jnp.float32))
+        inside = self._inside(i)
+        return x if inside is None else jnp.where(inside, x, 0)
+
+    def _inside(self, i: int) -> Array | None:
+        plan, (start, rows) = self.plan, self.plan.tiles[i]
+        if plan.tokens % plan.span == 0 or (plan.spans == 1 and start + rows <= plan.tokens):
+            return None
+        token = self.index * plan.span + start + lax.broadcasted_iota(jnp.int32, (rows, 1), 0)
+        return token < plan.tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Edges:
+    """The products of decays from a tile's tokens to its edges, and across it."""
+
+    before: Float[Array, "R C"]
+    after: Float[Array, "R C"]
+    total: Float[Array, "1 C"]
+
+    @classmethod
+    def of(cls, level: Level) -> "Edges":
+        return cls(to_rows(level.before), to_rows(level.after), level.total[0, :1])
+
+
+def edges(t: Tile, decay: Float[Array, "R C"]) -> Edges:
+    return Edges.of(tile.edges(t, decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class Specs:
+    """How arrays are cut for the grid (batch, span)."""
+
+    plan: Plan
+    leftwards: bool  # the order in which spans come
+
+    def span(self, s):
+        return self.plan.spans - 1 - s if self.leftwards else s
+
+    @property
+    def tokens(self) -> pl.BlockSpec:
+        """[B, T, C]"""
+        plan = self.plan
+        return pl.BlockSpec(
+            (1, plan.span, plan.lanes.channels), lambda b, s: (b, self.span(s), 0)
+        )
+
+    @property
+    def bonus(self) -> pl.BlockSpec:
+        """[1, C], the same for all."""
+        return pl.BlockSpec((1, self.plan.lanes.channels), lambda b, s: (0, 0))
+
+    @property
+    def bonus_gradient(self) -> pl.BlockSpec:
+        """[B, 1, C], summed up over spans."""
+        return pl.BlockSpec((1, 1, self.plan.lanes.channels), lambda b, s: (b, 0, 0))
+
+    @property
+    def mask(self) -> pl.BlockSpec:
+        """[P, 128, 128], the same for all."""
+        return pl.BlockSpec(self.plan.state_shape, lambda b, s: (0, 0, 0))
+
+    @property
+    def state(self) -> pl.BlockSpec:
+        """[B, P, 128, 128], one a sequence."""
+        return pl.BlockSpec((1, *self.plan.state_shape), lambda b, s: (b, 0, 0, 0))
+
+    @property
+    def states(self) -> pl.BlockSpec:
+        """[B, spans, P, 128, 128]"""
+        return pl.BlockSpec(
+            (1, 1, *self.plan.state_shape), lambda b, s: (b, self.span(s), 0, 0, 0)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """An array (or the shape of a result), and how it is cut."""
+
+    array: Array | jax.ShapeDtypeStruct
+    spec: pl.BlockSpec
+
+
+def kernel_call(
+    body: Callable[..., None],
+    plan: Plan,
+    batch: int,
+    inputs: dict[str, Operand],
+    outputs: dict[str, Operand],
+    scratch: dict[str, tuple[int, ...]],
+    *,
+    name: str,
+    products: int,
+    interpret,
+) -> dict[str, Array]:
+    """Runs `body(**refs)` over the grid (batch, span); refs come by the names given here.
+
+    products: how many products of all tokens with 64 others, or with a head's state, it makes: the
+    compiler's estimate of cost follows.
+    """
+    names = [*inputs, *outputs, *scratch]
+
+    def kernel(*refs):
+        body(**dict(zip(names, refs, strict=True)))
+
+    moved: Sequence[Array | jax.ShapeDtypeStruct] = [
+        x.array for x in (*inputs.values(), *outputs.values())
+    ]
+    tokens = batch * plan.spans * plan.span
+    results = pl.pallas_call(
+        kernel,
+        grid=(batch, plan.spans),
+        in_specs=[x.spec for x in inputs.values()],
+        out_specs=[x.spec for x in outputs.values()],
+        out_shape=[x.array for x in outputs.values()],
+        scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch.values()],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=2 * products * tokens * plan.lanes.tile * plan.lanes.channels,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in moved),
+            transcendentals=2 * tokens * plan.lanes.channels,
+        ),
+        interpret=interpret,
+        name=name,
+    )(*(x.array for x in inputs.values()))
+    return dict(zip(outputs, results, strict=True))
+
+
+def state_mask(plan: Plan, specs: Specs) -> dict[str, Operand]:
+    return {"mask": Operand(states.mask(plan.lanes), specs.mask)}
