@@ -8,11 +8,11 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rwkv_kernels import associative_scan, chunked, reference
+from rwkv_kernels import associative_scan, chunked, pallas_tpu, reference
+from rwkv_kernels.platforms import platform
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,17 @@ def _runs_everywhere(call: Call) -> tuple[str, ...]:
     return ()
 
 
+def _why_not_pallas_tpu(call: Call) -> tuple[str, ...]:
+    return tuple(
+        reason
+        for wrong, reason in (
+            (call.platform != "tpu", "it is a TPU's kernel"),
+            (call.dtype == jnp.float64, "a TPU computes in float32 at most"),
+        )
+        if wrong
+    ) or pallas_tpu.why_not(call.shape, call.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Implementation:
     """One row of the table: both functions, and every reason why they cannot serve a call.
@@ -46,6 +57,7 @@ class Implementation:
 
 # In order of preference: `implementation=None` takes the first row that can serve the call.
 IMPLEMENTATIONS: dict[str, Implementation] = {
+    "pallas_tpu": Implementation(pallas_tpu.bi_wkv6, pallas_tpu.wkv6, _why_not_pallas_tpu),
     "chunked": Implementation(chunked.bi_wkv6, chunked.wkv6),
     "reference": Implementation(reference.bi_wkv6, reference.wkv6),
     "associative_scan": Implementation(associative_scan.bi_wkv6, associative_scan.wkv6),
@@ -150,7 +162,7 @@ def _check(function: str, r, k, v, w, u) -> Call:
             f"{function}: the head size N must be a positive multiple of 4, got N = {N} "
             f"in r {r.shape}."
         )
-    return Call(function, jax.default_backend(), r.shape, jnp.result_type(r, k, v))
+    return Call(function, platform(), r.shape, jnp.result_type(r, k, v))
 
 
 def _check_state(initial_state, call: Call, *inputs) -> None:
@@ -169,6 +181,11 @@ def _check_state(initial_state, call: Call, *inputs) -> None:
             f"wkv6: initial_state must be {dtype} [B, H, N, N] = {expected} to go with "
             f"r {call.shape}, got {got}."
         )
+
+
+def servable(call: Call) -> list[str]:
+    """Names of the implementations that can serve a call, in order of preference."""
+    return [name for name, row in IMPLEMENTATIONS.items() if not row.why_not(call)]
 
 
 def _choose(call: Call, name: str | None) -> Implementation:

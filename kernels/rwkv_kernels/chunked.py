@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from rwkv_kernels import dyadic
 from rwkv_kernels.dyadic import Chunk
 from rwkv_kernels.plan import Plan, plan
+from rwkv_kernels.platforms import platform
 from rwkv_kernels.sequences import Sequences, flatten_heads, map_groups
 
 
@@ -37,7 +38,7 @@ def bi_wkv6(
     u: Float[Array, "H N"],
 ) -> Float[Array, "B T H N"]:
     """Both directions; see `api.bi_wkv6`."""
-    how = plan(r.shape, jnp.result_type(r, k, v), jax.default_backend(), causal=False)
+    how = plan(r.shape, jnp.result_type(r, k, v), platform(), causal=False)
     return _bi_wkv6(how, r, k, v, w, u)
 
 
@@ -50,7 +51,7 @@ def wkv6(
     initial_state: Float[Array, "B H N N"] | None,
 ) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
     """Causal; see `api.wkv6`."""
-    how = plan(r.shape, jnp.result_type(r, k, v), jax.default_backend(), causal=True)
+    how = plan(r.shape, jnp.result_type(r, k, v), platform(), causal=True)
     if initial_state is None:
         B, _, H, N = r.shape
         initial_state = jnp.zeros((B, H, N, N), jnp.result_type(jnp.float32, r, k, v, w, u))

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from rwkv_kernels.tpu import states
 from rwkv_kernels.tpu.backward import backward
 from rwkv_kernels.tpu.forward import forward
-from rwkv_kernels.tpu.plan import Plan, make_plan
+from rwkv_kernels.tpu.plan import VMEM, Plan, make_plan
 from rwkv_kernels.tpu.sweep import entering_states
 
 
@@ -64,10 +64,20 @@ def wkv6(
     return _heads(y, r.shape), states.to_heads(plan.lanes, final)
 
 
+def why_not(shape: tuple[int, int, int, int], dtype) -> tuple[str, ...]:
+    """Why [B, T, H, N] cannot be served by the kernels; nothing if it can."""
+    _, T, H, N = shape
+    needed = make_plan(T, H, N, dtype, causal=True).vmem_bytes(jnp.dtype(dtype).itemsize)
+    if needed <= VMEM:
+        return ()
+    return (
+        f"H * N = {H * N} channels need {needed / 2**20:.0f} MiB of VMEM, {VMEM / 2**20:.0f} are had",
+    )
+
+
 def _plan(r, k, v, *, causal: bool) -> Plan:
     _, T, H, N = r.shape
-    rounds = all(x.dtype == jnp.bfloat16 for x in (r, k, v))
-    return make_plan(T, H, N, "bfloat16" if rounds else "float32", causal=causal)
+    return make_plan(T, H, N, jnp.result_type(r, k, v), causal=causal)
 
 
 def _flat(plan: Plan, x: Float[Array, "*B H N"]) -> Float[Array, "*B C"]:

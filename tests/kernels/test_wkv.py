@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from float64_loop import REGIMES
+from regimes import assert_close, judged_bi, judged_causal, stacked
 
-from rwkv_kernels import IMPLEMENTATIONS, bi_wkv6, wkv6
+from rwkv_kernels import bi_wkv6, wkv6
+from rwkv_kernels.api import Call, servable
 
 # (B, T, H, N): T in {1, 2, 3, 7, 49, 77, 196, 257}, N in {4, 64, 80}, and one batch, one head.
 CASES = (
@@ -29,6 +30,7 @@ CASES = (
     (1, 257, 1, 4),
 )
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 130, 2, 80))  # the last: three chunks
+IMPLEMENTATIONS = servable(Call("bi_wkv6", "cpu", (1, 1, 1, 4), jnp.dtype("float32")))
 COSTLY = ("associative_scan",)
 
 
@@ -48,13 +50,6 @@ NAMES = ("y", "r", "k", "v", "w", "u", "state")
 
 
 @functools.cache
-def _stacked(shape):
-    """Inputs by name, one leading axis over the regimes."""
-    each = [float64_loop.inputs(*shape, regime, seed=i) for i, regime in enumerate(REGIMES)]
-    return {name: np.stack([x[name] for x in each]) for name in each[0]}
-
-
-@functools.cache
 def _bi_results(implementation: str, shape):
     """y and the gradients of r, k, v, w, u, one leading axis over the regimes."""
 
@@ -63,28 +58,14 @@ def _bi_results(implementation: str, shape):
         y, pullback = jax.vjp(function, r, k, v, w, u)
         return y, *pullback(g)
 
-    x = _stacked(shape)
+    x = stacked(shape)
     return jax.jit(jax.vmap(value_and_gradients))(*(x[name] for name in "rkvwug"))
-
-
-def _assert_close(results, expected, names, tolerance):
-    """Relative to the largest element of each array, in each regime."""
-    for name, got, want in zip(names, results, expected, strict=True):
-        for i, regime in enumerate(REGIMES):
-            scale = max(np.abs(want[i]).max(), 1e-6)
-            error = np.abs(np.asarray(got[i], np.float64) - want[i]).max() / scale
-            assert error < tolerance, f"{name}, decays {regime}: {error:.1e} of the maximum"
 
 
 @pytest.mark.parametrize(("implementation", "shape"), BI)
 def test_both_directions(implementation, shape):
     results = _bi_results(implementation, shape)
-    x = _stacked(shape)
-    expected = []
-    for i in range(len(REGIMES)):
-        y, gradients = float64_loop.bi_wkv(*(x[name][i] for name in "rkvwu"), g=x["g"][i])
-        expected.append((y, *gradients))
-    _assert_close(results, list(zip(*expected, strict=True)), NAMES[:6], tolerance=3e-6)
+    assert_close(results, judged_bi(shape), NAMES[:6], tolerance=3e-6)
 
 
 @pytest.mark.parametrize(("implementation", "shape"), BI)
@@ -105,15 +86,11 @@ def test_causal_with_states(implementation, shape):
         (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
         return y, final, *pullback((g, dstate))
 
-    x = _stacked(shape)
+    x = stacked(shape)
     names = ("r", "k", "v", "w", "u", "state", "g", "dstate")
     results = jax.jit(jax.vmap(value_and_gradients))(*(x[name] for name in names))
-    expected = []
-    for i in range(len(REGIMES)):
-        outputs, gradients = float64_loop.wkv(*(x[name][i] for name in names))
-        expected.append((*outputs, *gradients))
     labels = ("y", "final state", *NAMES[1:])
-    _assert_close(results, list(zip(*expected, strict=True)), labels, tolerance=3e-6)
+    assert_close(results, judged_causal(shape), labels, tolerance=3e-6)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -13,13 +13,8 @@ from jaxtyping import Array, Float
 from rwkv_kernels.reference import log_decay
 from rwkv_kernels.tpu import states, tile
 from rwkv_kernels.tpu.levels import Level, to_rows
-from rwkv_kernels.tpu.plan import Plan
+from rwkv_kernels.tpu.plan import VMEM, Plan
 from rwkv_kernels.tpu.tile import Tile
-
-# Inputs and outputs of 208 tokens twice (they are copied while the kernel computes), and four
-# tiles' states: 20 MB. v5e and v6e have 128 MB, v5p has 64.
-VMEM_LIMIT = 60 * 2**20
-
 
 @dataclasses.dataclass(frozen=True)
 class Span:
@@ -164,7 +159,7 @@ def kernel_call(
         out_shape=[x.array for x in outputs.values()],
         scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch.values()],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * products * tokens * plan.lanes.tile * plan.lanes.channels,

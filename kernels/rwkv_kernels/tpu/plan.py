@@ -2,12 +2,16 @@
 
 import dataclasses
 import functools
+import math
+
+import jax.numpy as jnp
 
 from rwkv_kernels.tpu.lanes import LANES, SUBLANES, Lanes, round_up
 
 TILE = 64  # tokens among themselves; two heads' scores fill the 128 lanes
 SMALLEST_TILE = 16  # the rows of a packed bfloat16 register
-SPAN = 256  # tokens resident in VMEM at once: B/16's 196 whole
+SPANS = (256, 128, 64)  # tokens in VMEM at once, the most that fit: B/16's 196 whole
+VMEM = 60 * 2**20  # bytes a kernel may take; v5p has 64 MiB, v5e and v6e 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +50,26 @@ class Plan:
         return len(self.lanes.state_blocks), LANES, LANES
 
 
-def make_plan(T: int, H: int, N: int, operand_dtype: str, *, causal: bool) -> Plan:
+    def vmem_bytes(self, itemsize: int) -> int:
+        """About what the backward kernel, the largest, takes; itemsize of r, k, v."""
+        C, state = self.lanes.channels, 4 * math.prod(self.state_shape)
+        # r, k, v, g, dr, dk, dv and w, dw, each twice: copied while another is computed with.
+        tokens = 2 * self.span * C * (7 * itemsize + 2 * 4)
+        states = state * (2 * len(self.tiles) + 2) if self.stateful else 0
+        borders = state * 4 if self.spans > 1 or self.causal else 0
+        mask = 2 * state if self.stateful else 0
+        working = 40 * self.lanes.tile * C * 4  # float32 arrays of a tile alive at once, at most
+        return tokens + states + borders + mask + working
+
+
+def make_plan(T: int, H: int, N: int, dtype, *, causal: bool) -> Plan:
+    """dtype: of r, k and v together; products of bfloat16 are taken in it, all others in float32."""
     tile = next(L for L in (SMALLEST_TILE, 2 * SMALLEST_TILE, TILE) if L >= T or L == TILE)
-    spans = -(-T // SPAN)
-    span = round_up(T, SUBLANES) if spans == 1 else round_up(-(-T // spans), tile)
-    spans = -(-T // span)
-    return Plan(Lanes(H, N, tile, operand_dtype), T, span, spans, causal)
+    lanes = Lanes(H, N, tile, "bfloat16" if dtype == jnp.bfloat16 else "float32")
+    for longest in SPANS:
+        spans = -(-T // longest)
+        span = round_up(T, SUBLANES) if spans == 1 else round_up(-(-T // spans), tile)
+        plan = Plan(lanes, T, span, -(-T // span), causal)
+        if plan.vmem_bytes(jnp.dtype(dtype).itemsize) <= VMEM:
+            break
+    return plan

@@ -1,0 +1,153 @@
+"""The TPU kernels in the TPU interpreter, against the float64 loop, watched for races.
+
+The interpreter plays the TPU's memories and copies on a CPU; what was never written reads as NaN.
+Each shape is compiled once and run in all five decay regimes. That the kernels also compile for
+real TPUs is seen in `test_pallas_tpu_aot.py`.
+"""
+
+import functools
+
+import chex
+import float64_loop
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from float64_loop import REGIMES
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental.pallas import tpu as pltpu
+from regimes import assert_close, judged_bi, judged_causal, stacked
+
+from rwkv_kernels import IMPLEMENTATIONS, bi_wkv6, pallas_tpu
+from rwkv_kernels.api import Call
+from rwkv_kernels.tpu.lanes import Lanes
+from rwkv_kernels.tpu.plan import VMEM, make_plan
+
+INTERPRETER = pltpu.InterpretParams(detect_races=True)
+
+# T in {1, 2, 3, 7, 49, 77, 196, 257}, N in {4, 64, 80}, one batch and one head; two tiles and four,
+# the last cut short; and 257 in two spans.
+CASES = (
+    (1, 1, 1, 80),
+    (1, 2, 2, 64),
+    (2, 3, 1, 4),
+    (1, 7, 2, 80),
+    (2, 49, 2, 80),
+    (1, 77, 2, 64),
+    (1, 196, 1, 80),
+    (1, 257, 1, 4),
+)
+CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 49, 2, 80), (1, 257, 1, 4))
+NAMES = ("y", "r", "k", "v", "w", "u", "state")
+
+
+def _in_every_regime(function, names, shape):
+    """One compiled function, run regime after regime: the interpreter is not vmapped."""
+    x = stacked(shape)
+    compiled = jax.jit(function)
+    each = [compiled(*(x[name][i] for name in names)) for i in range(len(REGIMES))]
+    assert not interpret_pallas_call.races.races_found
+    return [np.stack(arrays) for arrays in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize("shape", CASES, ids=str)
+def test_both_directions(shape):
+    def value_and_gradients(r, k, v, w, u, g):
+        function = functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER)
+        y, pullback = jax.vjp(function, r, k, v, w, u)
+        return y, *pullback(g)
+
+    results = _in_every_regime(value_and_gradients, "rkvwug", shape)
+    assert_close(results, judged_bi(shape), NAMES[:6], tolerance=3e-6)
+    dw = results[4]
+    assert not dw[:, :, 0].any(), "the decay of the first token never acts"
+    assert not dw[:, :, -1].any(), "nor that of the last"
+    assert dw.any() or shape[1] < 3
+
+
+@pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
+def test_causal_with_states(shape):
+    def value_and_gradients(r, k, v, w, u, state, g, dstate):
+        function = functools.partial(pallas_tpu.wkv6, interpret=INTERPRETER)
+        (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
+        return y, final, *pullback((g, dstate))
+
+    names = ("r", "k", "v", "w", "u", "state", "g", "dstate")
+    results = _in_every_regime(value_and_gradients, names, shape)
+    labels = ("y", "final state", *NAMES[1:])
+    assert_close(results, judged_causal(shape), labels, tolerance=3e-6)
+
+
+def test_bfloat16_inputs():
+    """Operands of products are rounded: 1e-2 of each array's maximum is two bits above that."""
+    x = float64_loop.inputs(1, 49, 2, 80, "mixed")
+    r, k, v, u, g = (jnp.asarray(x[name], jnp.bfloat16) for name in "rkvug")
+    w = jnp.asarray(x["w"])
+
+    @jax.jit
+    def value_and_gradients(*arguments):
+        y, pullback = jax.vjp(
+            functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER), *arguments
+        )
+        return y, pullback(g)
+
+    y, gradients = value_and_gradients(r, k, v, w, u)
+    chex.assert_type([y, *gradients[:3], gradients[4]], jnp.bfloat16)
+    chex.assert_type(gradients[3], jnp.float32)
+    rounded = [np.asarray(a, np.float32) for a in (r, k, v, w, u, g)]
+    y_judge, judged = float64_loop.bi_wkv(*rounded[:5], g=rounded[5])
+    for got, want in zip((y, *gradients), (y_judge, *judged), strict=True):
+        error = np.abs(np.asarray(got, np.float64) - want).max() / np.abs(want).max()
+        assert error < 1e-2
+
+
+def test_no_decay_logit_is_too_large():
+    x = float64_loop.inputs(1, 12, 1, 4, "typical")
+    for step, logit in ((1, -1e4), (4, 87.0), (7, 1e4), (8, -1e4)):
+        x["w"][:, step] = logit
+
+    @jax.jit
+    def value_and_gradients(*arguments):
+        y, pullback = jax.vjp(
+            functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER), *arguments
+        )
+        return y, *pullback(jnp.ones_like(y))
+
+    results = value_and_gradients(*(x[name] for name in "rkvwu"))
+    x["w"] = np.minimum(x["w"], 300.0)  # whose exponential is still finite in the judge's float64
+    y_judge, judged = float64_loop.bi_wkv(*(x[name] for name in "rkvwu"), g=np.ones_like(x["g"]))
+    for got, want in zip(results, (y_judge, *judged), strict=True):
+        chex.assert_trees_all_close(np.asarray(got, np.float64), want, rtol=0, atol=2e-5)
+
+
+def test_heads_share_products_and_states_as_drawn():
+    """80 channels a head: heads straddle blocks of 128 lanes, and two share one product."""
+    lanes = Lanes(heads=8, head_size=80, tile=64, operand_dtype="float32")
+    assert lanes.channels == 640
+    assert lanes.groups == ((0, 1), (2, 3), (4, 5), (6, 7))
+    assert [list(lanes.group_blocks(group)) for group in lanes.groups] == [
+        [0, 1], [1, 2], [2, 3], [3, 4]
+    ]  # fmt: skip
+    # Head 1 lies in blocks 0 and 1, 3 in 1 and 2, 4 in 2 and 3, 6 in 3 and 4.
+    assert set(lanes.state_blocks) == {(i, j) for i in range(5) for j in range(5) if abs(i - j) < 2}
+
+
+def test_long_or_wide_sequences_are_cut_to_fit():
+    assert [make_plan(T, 8, 80, jnp.bfloat16, causal=False).spans for T in (49, 196, 257)] == [1, 1, 2]
+    wide = make_plan(1024, 48, 64, jnp.bfloat16, causal=True)
+    assert wide.span < 256
+    assert wide.vmem_bytes(2) <= VMEM
+
+
+def test_what_the_kernels_cannot_serve():
+    def why_not(platform="tpu", shape=(1, 49, 8, 80), dtype="bfloat16"):
+        call = Call("bi_wkv6", platform, shape, jnp.dtype(dtype))
+        return "; ".join(IMPLEMENTATIONS["pallas_tpu"].why_not(call))
+
+    assert why_not() == ""
+    assert "a TPU's kernel" in why_not(platform="cpu")
+    assert "float32 at most" in why_not(dtype="float64")
+    assert "8192 channels need" in why_not(shape=(1, 49, 128, 64))
+    arrays = [jnp.ones((1, 3, 1, 4))] * 4
+    with pytest.raises(ValueError, match=r"'pallas_tpu' cannot serve .* on cpu: it is a TPU's"):
+        bi_wkv6(*arrays, jnp.ones((1, 4)), implementation="pallas_tpu")

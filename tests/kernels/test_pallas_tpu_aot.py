@@ -1,0 +1,87 @@
+"""The TPU kernels through the real compiler, for real chips, at the real shapes.
+
+Run by `make test-aot`: needs libtpu, and no TPU.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rwkv_kernels import bi_wkv6, wkv6
+from rwkv_kernels.tpu import topology
+
+pytestmark = pytest.mark.aot
+
+SHAPES = (
+    (256, 49, 8, 80),
+    (256, 196, 8, 80),
+    (256, 77, 10, 64),
+    (8, 1024, 8, 80),
+    (1, 16384, 8, 80),
+)
+CHIPS = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
+HBM = {"v5e:2x2": 16e9, "v5p:2x2x1": 95e9, "v6e:2x2": 32e9}
+
+
+@functools.cache
+def _mesh(chip: str):
+    return topology.mesh(chip, devices=1)
+
+
+def _compiled(chip, function, shape, dtype):
+    """`function` of r, k, v, w, u and the gradient of y, all as [B, T, H * N]."""
+    B, T, H, N = shape
+    mesh = _mesh(chip)
+    sharding = NamedSharding(mesh, PartitionSpec())
+    tokens = jax.ShapeDtypeStruct((B, T, H * N), dtype, sharding=sharding)
+    w = jax.ShapeDtypeStruct((B, T, H * N), jnp.float32, sharding=sharding)
+    u = jax.ShapeDtypeStruct((H, N), jnp.float32, sharding=sharding)
+
+    def flat(r, k, v, w, u):
+        return function(*(x.reshape(shape) for x in (r, k, v, w)), u).reshape(B, T, H * N)
+
+    def value_and_gradients(r, k, v, w, u, g):
+        y, pullback = jax.vjp(flat, r, k, v, w, u)
+        return y, pullback(g)
+
+    with jax.set_mesh(mesh):
+        return jax.jit(value_and_gradients).lower(tokens, tokens, tokens, w, u, tokens).compile()
+
+
+def _kernels(compiled) -> list[str]:
+    """Names of the Pallas calls in the compiled program."""
+    lines = compiled.as_text().splitlines()
+    return [
+        re.match(r" *(?:ROOT )?%(\w+)", line)[1] for line in lines if '"tpu_custom_call"' in line
+    ]
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_both_directions_compile(chip, shape):
+    compiled = _compiled(chip, bi_wkv6, shape, jnp.bfloat16)
+    kernels = _kernels(compiled)
+    assert len(kernels) == (2 if shape[1] <= 256 else 4), kernels  # a sweep for each, where long
+    assert compiled.memory_analysis().temp_size_in_bytes < HBM[chip]
+
+
+def _causal(r, k, v, w, u):
+    return wkv6(r, k, v, w, u)[0]
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "dtype", "calls"),
+    [
+        (_causal, (256, 77, 10, 64), jnp.bfloat16, 2),
+        (_causal, (8, 1024, 8, 80), jnp.bfloat16, 3),  # the forward pass needs no sweep
+        (_causal, (4, 1024, 32, 64), jnp.bfloat16, 3),  # a language model's width
+        (bi_wkv6, (256, 49, 8, 80), jnp.float32, 2),
+    ],
+)
+def test_what_else_compiles(function, shape, dtype, calls):
+    kernels = _kernels(_compiled("v5e:2x2", function, shape, dtype))
+    assert len(kernels) == calls, kernels
