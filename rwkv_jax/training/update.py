@@ -1,7 +1,8 @@
 """One update: a batch in, the next state and its metrics out."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,6 @@ from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import Params, TrainState
 
 Metrics = dict[str, Float[Array, ""]]
-TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
 
 LOGIT_SCALE_RANGE = (0.0, math.log(100.0))  # CLIP: logits are never scaled by more than 100
 
@@ -27,6 +27,23 @@ LOGIT_SCALE_RANGE = (0.0, math.log(100.0))  # CLIP: logits are never scaled by m
 def norms(name: str, tree: Params) -> Metrics:
     """Global norm of each top-level entry (a tower) of a parameter-shaped tree."""
     return {f"train/{name}/{tower}": optax.tree.norm(tree[tower]) for tower in tree}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """A compiled update, called as `step(state, batch)` under its mesh: the WKV asks for it."""
+
+    compiled: Any  # jax.jit's wrapper, which has no public type
+    mesh: Mesh
+
+    def __call__(self, state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        with jax.set_mesh(self.mesh):
+            return self.compiled(state, batch)
+
+    def lower(self, state: Any, batch: Any) -> jax.stages.Lowered:
+        """The program for arguments of these shapes (jax.ShapeDtypeStruct), nothing run."""
+        with jax.set_mesh(self.mesh):
+            return self.compiled.lower(state, batch)
 
 
 def make_train_step(
@@ -38,7 +55,7 @@ def make_train_step(
     seed: int,
     mesh: Mesh,
 ) -> TrainStep:
-    """A compiled `step(state, batch)`; it takes the state as donated.
+    """A `step(state, batch)`, compiled when first called; it takes the state as donated.
 
     `batch` holds image uint8 [B, H, W, 3], text int32 [B, L] and concept int32 [B], split over
     the mesh's data axis; the loss is over the global batch. The key of drop path is folded from
@@ -75,8 +92,4 @@ def make_train_step(
         donate_argnums=0,
     )
 
-    def on_mesh(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
-        with jax.set_mesh(mesh):  # the WKV asks for it
-            return compiled(state, batch)
-
-    return on_mesh
+    return TrainStep(compiled, mesh)

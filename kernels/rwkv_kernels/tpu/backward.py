@@ -37,11 +37,11 @@ def backward(
     specs = Specs(plan, leftwards=True)
     tokens = dict(zip("rkvwg", (r, k, v, w, g), strict=True))
     inputs = {
-        **{name: Operand(x, specs.tokens) for name, x in tokens.items()},
+        **{name: specs.tokens(x) for name, x in tokens.items()},
         "u": Operand(u, specs.bonus),
     }
     outputs = {
-        f"d{name}": Operand(jax.ShapeDtypeStruct(x.shape, x.dtype), specs.tokens)
+        f"d{name}": specs.tokens(jax.ShapeDtypeStruct(x.shape, x.dtype))
         for name, x in tokens.items()
         if name != "g"
     }

@@ -1,7 +1,7 @@
 """What the kernels' calls have in common: how tokens come in, and what the compiler is told."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -81,13 +81,14 @@ class Specs:
     def span(self, s):
         return self.plan.spans - 1 - s if self.leftwards else s
 
-    @property
-    def tokens(self) -> pl.BlockSpec:
-        """[B, T, C]"""
-        plan = self.plan
-        return pl.BlockSpec(
-            (1, plan.span, plan.lanes.channels), lambda b, s: (b, self.span(s), 0)
-        )
+    def tokens(self, array: "Array | jax.ShapeDtypeStruct") -> "Operand":
+        """[B, T, C]; kernels that work on several samples see it as [T, B, C]."""
+        plan, C = self.plan, self.plan.lanes.channels
+        if plan.samples == 1:
+            spec = pl.BlockSpec((1, plan.span, C), lambda b, s: (b, self.span(s), 0))
+        else:
+            spec = pl.BlockSpec((plan.span, plan.samples, C), lambda b, s: (self.span(s), b, 0))
+        return Operand(array, spec, tokens=True)
 
     @property
     def bonus(self) -> pl.BlockSpec:
@@ -97,7 +98,8 @@ class Specs:
     @property
     def bonus_gradient(self) -> pl.BlockSpec:
         """[B, 1, C], summed up over spans."""
-        return pl.BlockSpec((1, 1, self.plan.lanes.channels), lambda b, s: (b, 0, 0))
+        block = (self.plan.samples, 1, self.plan.lanes.channels)
+        return pl.BlockSpec(block, lambda b, s: (b, 0, 0))
 
     @property
     def mask(self) -> pl.BlockSpec:
@@ -119,10 +121,15 @@ class Specs:
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """An array (or the shape of a result), and how it is cut."""
+    """An array (or the shape of a result), and how it is cut.
+
+    Attributes:
+      tokens: whether it is [B, T, C], to be turned where a kernel works on several samples.
+    """
 
     array: Array | jax.ShapeDtypeStruct
     spec: pl.BlockSpec
+    tokens: bool = False
 
 
 def kernel_call(
@@ -139,25 +146,57 @@ def kernel_call(
 ) -> dict[str, Array]:
     """Runs `body(**refs)` over the grid (batch, span); refs come by the names given here.
 
-    products: how many products of all tokens with 64 others, or with a head's state, it makes: the
-    compiler's estimate of cost follows.
+    With several samples a step, `body` runs once a sample, and refs of tokens and of `du` are that
+    sample's: tokens are turned from [T, samples, C] to [samples, T, C] in fast memory and back.
+
+    products: how many products of all tokens with a tile of others it makes, or as many with a
+    head's state: the compiler's estimate of cost follows.
     """
-    names = [*inputs, *outputs, *scratch]
+    turned = {
+        name: pltpu.VMEM((plan.samples, plan.span, plan.lanes.channels), jnp.float32)
+        for name, x in (inputs | outputs).items()
+        if x.tokens and plan.samples > 1
+    }
+    names = [*inputs, *outputs, *scratch, *(f"turned {name}" for name in turned)]
 
-    def kernel(*refs):
-        body(**dict(zip(names, refs, strict=True)))
+    def kernel(*all_refs):
+        refs = dict(zip(names, all_refs, strict=True))
+        by_sample = {name: refs.pop(f"turned {name}") for name in turned}
+        if not turned:
+            body(**refs)
+            return
+        for name in turned.keys() & inputs.keys():
+            by_sample[name][...] = jnp.swapaxes(refs[name][...].astype(jnp.float32), 0, 1)
+        if "du" in refs:
+            by_sample["du"] = refs["du"]
 
-    moved: Sequence[Array | jax.ShapeDtypeStruct] = [
-        x.array for x in (*inputs.values(), *outputs.values())
-    ]
+        def one(sample, _):
+            body(**refs | {name: x.at[pl.ds(sample, 1)] for name, x in by_sample.items()})
+
+        lax.fori_loop(0, plan.samples, one, None)
+        for name in turned.keys() & outputs.keys():
+            refs[name][...] = jnp.swapaxes(by_sample[name][...], 0, 1).astype(refs[name].dtype)
+
+    def turn(x: Operand) -> Array:
+        return jnp.swapaxes(x.array, 0, 1) if x.tokens and turned else x.array
+
+    def result(x: Operand) -> jax.ShapeDtypeStruct:
+        B, *rest = x.array.shape
+        shape = (rest[0], B, *rest[1:]) if x.tokens and turned else x.array.shape
+        return jax.ShapeDtypeStruct(shape, x.array.dtype)
+
+    moved = [x.array for x in (*inputs.values(), *outputs.values())]
     tokens = batch * plan.spans * plan.span
     results = pl.pallas_call(
         kernel,
-        grid=(batch, plan.spans),
+        grid=(-(-batch // plan.samples), plan.spans),
         in_specs=[x.spec for x in inputs.values()],
         out_specs=[x.spec for x in outputs.values()],
-        out_shape=[x.array for x in outputs.values()],
-        scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch.values()],
+        out_shape=[result(x) for x in outputs.values()],
+        scratch_shapes=[
+            *(pltpu.VMEM(shape, jnp.float32) for shape in scratch.values()),
+            *turned.values(),
+        ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM
         ),
@@ -168,8 +207,11 @@ def kernel_call(
         ),
         interpret=interpret,
         name=name,
-    )(*(x.array for x in inputs.values()))
-    return dict(zip(outputs, results, strict=True))
+    )(*(turn(x) for x in inputs.values()))
+    return {
+        name: jnp.swapaxes(y, 0, 1) if x.tokens and turned else y
+        for (name, x), y in zip(outputs.items(), results, strict=True)
+    }
 
 
 def state_mask(plan: Plan, specs: Specs) -> dict[str, Operand]:

@@ -29,10 +29,10 @@ def forward(
     B = r.shape[0]
     specs = Specs(plan, leftwards=False)
     inputs = {
-        **{name: Operand(x, specs.tokens) for name, x in zip("rkvw", (r, k, v, w), strict=True)},
+        **{name: specs.tokens(x) for name, x in zip("rkvw", (r, k, v, w), strict=True)},
         "u": Operand(u, specs.bonus),
     }
-    outputs = {"y": Operand(jax.ShapeDtypeStruct(v.shape, v.dtype), specs.tokens)}
+    outputs = {"y": specs.tokens(jax.ShapeDtypeStruct(v.shape, v.dtype))}
     scratch: dict[str, tuple[int, ...]] = {}
     if plan.stateful:
         inputs |= state_mask(plan, specs)

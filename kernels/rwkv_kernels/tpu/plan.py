@@ -27,6 +27,7 @@ class Plan:
       span: tokens of a span; a multiple of 8.
       spans: how many; span * spans >= T, and what lies beyond T is masked.
       causal: one direction, with the state handed in and out, or both, from nothing.
+      samples: sequences a step of the grid takes; if more than one, arrays come as [T, B, C].
     """
 
     lanes: Lanes
@@ -34,6 +35,7 @@ class Plan:
     span: int
     spans: int
     causal: bool
+    samples: int = 1
 
     @functools.cached_property
     def tiles(self) -> tuple[tuple[int, int], ...]:
@@ -53,23 +55,36 @@ class Plan:
     def vmem_bytes(self, itemsize: int) -> int:
         """About what the backward kernel, the largest, takes; itemsize of r, k, v."""
         C, state = self.lanes.channels, 4 * math.prod(self.state_shape)
+        tokens = self.samples * self.span * C
         # r, k, v, g, dr, dk, dv and w, dw, each twice: copied while another is computed with.
-        tokens = 2 * self.span * C * (7 * itemsize + 2 * 4)
+        arrays = 2 * tokens * (7 * itemsize + 2 * 4)
+        turned = 9 * 4 * tokens if self.samples > 1 else 0
         states = state * (2 * len(self.tiles) + 2) if self.stateful else 0
         borders = state * 4 if self.spans > 1 or self.causal else 0
         mask = 2 * state if self.stateful else 0
         working = 40 * self.lanes.tile * C * 4  # float32 arrays of a tile alive at once, at most
-        return tokens + states + borders + mask + working
+        return arrays + turned + states + borders + mask + working
 
 
 def make_plan(T: int, H: int, N: int, dtype, *, causal: bool) -> Plan:
-    """dtype: of r, k and v together; products of bfloat16 are taken in it, all others in float32."""
+    """dtype: of r, k and v together; products of bfloat16 are taken in it, all others in float32.
+
+    XLA keeps [B, T, C] as [T, B, C] in memory where T is no multiple of a register's rows, because
+    that needs no padding, and would lay every array out anew for a kernel that reads samples one by
+    one. Such a sequence, if it fits, is read as it lies.
+    """
     tile = next(L for L in (SMALLEST_TILE, 2 * SMALLEST_TILE, TILE) if L >= T or L == TILE)
     lanes = Lanes(H, N, tile, "bfloat16" if dtype == jnp.bfloat16 else "float32")
+    itemsize = jnp.dtype(dtype).itemsize
+    span = round_up(T, SUBLANES)
+    if not causal and T % SMALLEST_TILE:
+        plan = Plan(lanes, T, span, 1, causal, samples=SUBLANES)
+        if T <= SPANS[0] and plan.vmem_bytes(itemsize) <= VMEM:
+            return plan
     for longest in SPANS:
         spans = -(-T // longest)
-        span = round_up(T, SUBLANES) if spans == 1 else round_up(-(-T // spans), tile)
-        plan = Plan(lanes, T, span, -(-T // span), causal)
-        if plan.vmem_bytes(jnp.dtype(dtype).itemsize) <= VMEM:
+        cut = span if spans == 1 else round_up(-(-T // spans), tile)
+        plan = Plan(lanes, T, cut, -(-T // cut), causal)
+        if plan.vmem_bytes(itemsize) <= VMEM:
             break
     return plan

@@ -25,10 +25,10 @@ def entering_states(
     """
     B = w.shape[0]
     specs = Specs(plan, leftwards)
-    inputs = {"w": Operand(w, specs.tokens), **state_mask(plan, specs)}
+    inputs = {"w": specs.tokens(w), **state_mask(plan, specs)}
     outputs, scratch = {}, {}
     for n, (key, value) in enumerate(pairs):
-        inputs |= {f"key{n}": Operand(key, specs.tokens), f"value{n}": Operand(value, specs.tokens)}
+        inputs |= {f"key{n}": specs.tokens(key), f"value{n}": specs.tokens(value)}
         entering = jax.ShapeDtypeStruct((B, plan.spans, *plan.state_shape), jnp.float32)
         outputs[f"entering{n}"] = Operand(entering, specs.states)
         scratch[f"state{n}"] = plan.state_shape

@@ -1,0 +1,65 @@
+"""The whole training step through the real compiler, for TPUs. Run by `make test-aot`."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rwkv_jax.models import ClipConfig, abstract_params, model_graphdef, rwkv_clip_b32
+from rwkv_jax.training.config import OptimizerConfig
+from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from rwkv_jax.training.sharding import batch_sharding, replicated
+from rwkv_jax.training.state import TrainState
+from rwkv_jax.training.update import TrainStep, make_train_step
+from rwkv_kernels.tpu import topology
+
+pytestmark = pytest.mark.aot
+
+BATCH_PER_CHIP = 256
+
+
+def _lowered_for_tpu(config: ClipConfig, devices: int) -> jax.stages.Lowered:
+    mesh = topology.mesh("v5e:2x2", devices=devices)
+    optimizer = make_optimizer(OptimizerConfig(), steps=100)
+    step: TrainStep = make_train_step(
+        model_graphdef(config, jnp.bfloat16),
+        optimizer,
+        learning_rate_schedule(OptimizerConfig(), steps=100),
+        positives="pair",
+        seed=0,
+        mesh=mesh,
+    )
+
+    def on_chips(tree, sharding):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    params = abstract_params(config)
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params)
+    )
+    B = BATCH_PER_CHIP * devices
+    size, length = config.image.image_size, config.text.context_length
+    batch = {
+        "image": jax.ShapeDtypeStruct((B, size, size, 3), jnp.uint8),
+        "text": jax.ShapeDtypeStruct((B, length), jnp.int32),
+        "concept": jax.ShapeDtypeStruct((B,), jnp.int32),
+    }
+    return step.lower(on_chips(state, replicated(mesh)), on_chips(batch, batch_sharding(mesh)))
+
+
+def test_kernels_stand_in_the_training_step_without_relayouts():
+    """Blocks are scanned, so two layers a tower make the program that twelve make."""
+    b32 = rwkv_clip_b32()
+    config = dataclasses.replace(
+        b32,
+        image=dataclasses.replace(b32.image, depth=2, remat=True),
+        text=dataclasses.replace(b32.text, depth=2, remat=True),
+    )
+    text = _lowered_for_tpu(config, devices=4).compile().as_text()
+    open("/tmp/step.txt", "w").write(text)
+    calls = re.findall(r"%(\w+?)[.\d]* = .*tpu_custom_call", text)
+    print(calls)
