@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-torch test-network test-slow test-next test-wheel lint bench clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -18,6 +18,9 @@ test: $(VENV)/.test
 # Tests that need an extra, a network, or minutes.
 test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest -m torch
+# Programs for TPUs through their real compiler, which needs no TPU.
+test-aot: $(VENV)/.aot
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m aot
 test-network: $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m pytest -m network
 test-slow: $(VENV)/.test
@@ -42,6 +45,8 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.test
 	$(BIN)/python -m rwkv_kernels.bench --out docs/wkv_bench.md
+bench-tpu-static: $(VENV)/.aot
+	$(BIN)/python -m rwkv_kernels.bench_tpu_static --out docs/tpu_bundles.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -49,6 +54,6 @@ clean:
 # An extra is installed once, and again when the pins change.
 $(VENV)/.%: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch,$*),test$(comma)torch,$*)]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch aot,$*),test$(comma)$*,$*)]'
 	touch $@
 comma := ,

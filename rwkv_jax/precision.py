@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from rwkv_jax.wkv import platform
+
 _BY_NAME = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -20,7 +22,7 @@ def compute_dtype(name: str) -> jnp.dtype:
         ValueError: another name.
     """
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if platform() == "cpu" else "bfloat16"
     if name not in _BY_NAME:
         known = ", ".join(("auto", *_BY_NAME))
         raise ValueError(f"precision {name!r} is unknown: choose one of {known}")

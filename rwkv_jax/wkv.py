@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 import rwkv_kernels
 from rwkv_jax.mesh import DATA_AXIS
-from rwkv_kernels import wkv6
+from rwkv_kernels import platform, wkv6
 
-__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "wkv6"]
+__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "platform", "wkv6"]
 
 Wkv = Callable[
     [

@@ -5,5 +5,6 @@ them. See `reference.py` for the definition.
 """
 
 from rwkv_kernels.api import IMPLEMENTATIONS, Implementation, bi_wkv6, wkv6
+from rwkv_kernels.platforms import platform
 
-__all__ = ["IMPLEMENTATIONS", "Implementation", "bi_wkv6", "wkv6"]
+__all__ = ["IMPLEMENTATIONS", "Implementation", "bi_wkv6", "platform", "wkv6"]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rwkv_kernels import shapes
-from rwkv_kernels.api import IMPLEMENTATIONS, bi_wkv6
+from rwkv_kernels.api import Call, bi_wkv6, servable
 from rwkv_kernels.shapes import WkvShape
 
 RIVALS = ("reference", "associative_scan")
@@ -156,7 +156,8 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     for shape in chosen:
-        rows = table(shape, measure(shape, list(IMPLEMENTATIONS), options.rounds))
+        call = Call("bi_wkv6", jax.default_backend(), shape.tokens, jnp.dtype("float32"))
+        rows = table(shape, measure(shape, servable(call), options.rounds))
         if hasattr(os, "getloadavg"):
             rows.append(f"\nLoad average of the last minute: {os.getloadavg()[0]:.1f}")
         print("\n".join(rows), flush=True)

@@ -71,7 +71,8 @@ def why_not(shape: tuple[int, int, int, int], dtype) -> tuple[str, ...]:
     if needed <= VMEM:
         return ()
     return (
-        f"H * N = {H * N} channels need {needed / 2**20:.0f} MiB of VMEM, {VMEM / 2**20:.0f} are had",
+        f"H * N = {H * N} channels need {needed / 2**20:.0f} MiB of VMEM, "
+        f"of {VMEM / 2**20:.0f} that a kernel may take",
     )
 
 

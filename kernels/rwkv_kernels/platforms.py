@@ -4,7 +4,7 @@ import jax
 
 
 def platform() -> str:
-    """"cpu", "gpu" or "tpu": of the mesh that is set (`jax.set_mesh`), else of the default devices.
+    """One of "cpu", "gpu", "tpu": of the mesh that is set (`jax.set_mesh`), else of JAX's default.
 
     A mesh need not be of this machine: a program may be compiled ahead of time for another.
     """

@@ -133,7 +133,11 @@ def test_heads_share_products_and_states_as_drawn():
 
 
 def test_long_or_wide_sequences_are_cut_to_fit():
-    assert [make_plan(T, 8, 80, jnp.bfloat16, causal=False).spans for T in (49, 196, 257)] == [1, 1, 2]
+    assert [make_plan(T, 8, 80, jnp.bfloat16, causal=False).spans for T in (49, 196, 257)] == [
+        1,
+        1,
+        2,
+    ]
     wide = make_plan(1024, 48, 64, jnp.bfloat16, causal=True)
     assert wide.span < 256
     assert wide.vmem_bytes(2) <= VMEM

@@ -57,7 +57,9 @@ def test_errors_come_before_anything_compiles():
 
 
 def test_unknown_implementation():
-    with pytest.raises(ValueError, match="'fast'; known: pallas_tpu, chunked, reference, associative_scan"):
+    with pytest.raises(
+        ValueError, match="'fast'; known: pallas_tpu, chunked, reference, associative_scan"
+    ):
         bi_wkv6(**_arguments(), implementation="fast")
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.config import ImageConfig, TextConfig
 from rwkv_jax.models.image_encoder import image_block_spec
-from rwkv_jax.models.layers import drop_path
+from rwkv_jax.models.layers import drop_path, standardise, standardise_heads
 from rwkv_jax.models.positions import bicubic_matrix, resize_positions
 from rwkv_jax.models.text_encoder import text_block_spec
 from rwkv_jax.models.token_shift import image_shift, text_shift
@@ -80,6 +80,13 @@ def test_bicubic_matrix_is_pytorchs(sizes):
 def test_positions_of_the_same_grid_are_untouched():
     positions = jnp.ones((3, 3, 4))
     assert resize_positions(positions, (3, 3)) is positions
+
+
+def test_heads_are_standardised_alike_with_and_without_a_view_by_head():
+    """A TPU takes the way through products with zeros and ones; see `standardise_heads`."""
+    x = jnp.asarray(np.random.default_rng(0).normal(3.0, 5.0, (2, 3, 2 * 20)), jnp.float32)
+    by_view = standardise(x.reshape(2, 3, 2, 20), 1e-5).reshape(x.shape)  # [B, T, D] -> heads, back
+    chex.assert_trees_all_close(standardise_heads(x, 2, 1e-5), by_view, rtol=0, atol=2e-6)
 
 
 def test_drop_path_drops_whole_samples_and_scales_the_rest():

@@ -110,15 +110,21 @@ def _kernel(
         log_d = span.load_log_decay(w, i)
         d, level = tile.output_gradient(span.tile(i), r_, k_, v_, u[...], jnp.exp(log_d), g_)
         at = Edges.of(level)
-        grads = _Sums(d.r, d.k, d.v, jnp.zeros_like(r_), jnp.zeros_like(r_), jnp.zeros_like(at.total))
+        grads = _Sums(
+            d.r, d.k, d.v, jnp.zeros_like(r_), jnp.zeros_like(r_), jnp.zeros_like(at.total)
+        )
         if plan.stateful:
             # None is a state of zeros.
             from_left = not (ends_are_zero and i == 0)
             from_right = not (ends_are_zero and i == last)
             S_, dR_ = (x.at[i] if x is not None and from_left else None for x in (S, dR))
             R_, dS_ = (x if from_right else None for x in (R, dS))
-            grads.add_state(lanes, r_, k_, v_, g_, S_, dS_, at.before, at.after, at.total, rightwards=True)
-            grads.add_state(lanes, r_, k_, v_, g_, R_, dR_, at.after, at.before, at.total, rightwards=False)
+            grads.add_state(
+                lanes, r_, k_, v_, g_, S_, dS_, at.before, at.after, at.total, rightwards=True
+            )
+            grads.add_state(
+                lanes, r_, k_, v_, g_, R_, dR_, at.after, at.before, at.total, rightwards=False
+            )
             if not (ends_are_zero and i == 0):
                 for state, source, key, value in ((R, R_, k_, v_), (dS, dS_, r_, g_)):
                     if state is not None:

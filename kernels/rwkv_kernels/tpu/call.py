@@ -1,7 +1,7 @@
 """What the kernels' calls have in common: how tokens come in, and what the compiler is told."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from rwkv_kernels.tpu import states, tile
 from rwkv_kernels.tpu.levels import Level, to_rows
 from rwkv_kernels.tpu.plan import VMEM, Plan
 from rwkv_kernels.tpu.tile import Tile
+
 
 @dataclasses.dataclass(frozen=True)
 class Span:
@@ -31,11 +32,12 @@ class Span:
     def tile(self, i: int) -> Tile:
         return Tile(self.plan.lanes, self.plan.tiles[i][1], self.plan.causal)
 
-    def rows(self, i: int) -> pl.Slice:
-        return pl.ds(*self.plan.tiles[i])
+    def rows(self, i: int) -> slice:
+        start, rows = self.plan.tiles[i]
+        return slice(start, start + rows)
 
     def load(self, ref, i: int, fill: float = 0.0) -> Float[Array, "R C"]:
-        """The tokens of tile i in float32; those beyond the sequence, which hold anything, filled."""
+        """The tokens of tile i in float32; those beyond the sequence hold anything: filled."""
         x = ref[0, self.rows(i), :].astype(jnp.float32)
         inside = self._inside(i)
         return x if inside is None else jnp.where(inside, x, fill)
@@ -114,9 +116,7 @@ class Specs:
     @property
     def states(self) -> pl.BlockSpec:
         """[B, spans, P, 128, 128]"""
-        return pl.BlockSpec(
-            (1, 1, *self.plan.state_shape), lambda b, s: (b, self.span(s), 0, 0, 0)
-        )
+        return pl.BlockSpec((1, 1, *self.plan.state_shape), lambda b, s: (b, self.span(s), 0, 0, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def kernel_call(
     batch: int,
     inputs: dict[str, Operand],
     outputs: dict[str, Operand],
-    scratch: dict[str, tuple[int, ...]],
+    scratch: Mapping[str, tuple[int, ...]],
     *,
     name: str,
     products: int,
@@ -178,7 +178,7 @@ def kernel_call(
             refs[name][...] = jnp.swapaxes(by_sample[name][...], 0, 1).astype(refs[name].dtype)
 
     def turn(x: Operand) -> Array:
-        return jnp.swapaxes(x.array, 0, 1) if x.tokens and turned else x.array
+        return jnp.swapaxes(jnp.asarray(x.array), 0, 1) if x.tokens and turned else x.array  # type: ignore[return-value]
 
     def result(x: Operand) -> jax.ShapeDtypeStruct:
         B, *rest = x.array.shape

@@ -14,8 +14,8 @@ has each head's output on its own lanes.
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -111,7 +111,7 @@ class Lanes:
                         rows.append(jnp.zeros_like(y))
                     else:
                         rows.append(jnp.where((lane >= start) & (lane < stop), y, 0))
-                    if R < self.tile:
+                    if self.tile > R:
                         rows.append(fill)
                 missing = LANES - len(group) * self.tile
                 if missing:
@@ -136,13 +136,19 @@ class Lanes:
 
     def apply(self, scores: list[Float[Array, "R 128"]], stack: "Stack") -> Float[Array, "R C"]:
         """A_h y_h of every head h, each on its own lanes."""
-        blocks: list[Array | None] = [None] * self.blocks
-        for A, group, of_group in zip(scores, self.groups, stack, strict=True):
-            A = self.operand(A)
-            for block, y in zip(self.group_blocks(group), of_group, strict=True):
-                part = self.dot(A, y, (1, 0))
-                blocks[block] = part if blocks[block] is None else blocks[block] + part
-        return jnp.concatenate([b for b in blocks if b is not None], axis=1)
+        parts = (
+            (block, self.dot(self.operand(A), y, (1, 0)))
+            for A, group, of_group in zip(scores, self.groups, stack, strict=True)
+            for block, y in zip(self.group_blocks(group), of_group, strict=True)
+        )
+        return self.join_blocks(parts)
+
+    def join_blocks(self, parts: Iterable[tuple[int, Array]]) -> Float[Array, "R C"]:
+        """Sums (block, [R, 128]) by block, and puts the blocks side by side."""
+        blocks: dict[int, Array] = {}
+        for block, part in parts:
+            blocks[block] = blocks[block] + part if block in blocks else part
+        return jnp.concatenate([blocks[i] for i in range(self.blocks)], axis=1)
 
     def pair(self, rows: int) -> tuple[Array, Array]:
         """(t, s) of each score: int32 [R, 128]; the same for every group."""

@@ -63,14 +63,16 @@ def join(level: Level) -> Level:
     """Blocks of m into blocks of 2 m."""
     m, total = level.m, level.total
     if m < SUBLANES:
-        partner, right = _swap(m, total), _right(m)
+        partner, on_right = _swap(m, total), _right(m)
         return Level(
             2 * m,
-            level.before * jnp.where(right, partner, 1),
-            level.after * jnp.where(right, 1, partner),
+            level.before * jnp.where(on_right, partner, 1),
+            level.after * jnp.where(on_right, 1, partner),
             total * partner,
         )
-    before, after, joined = [], [], []
+    before: list[Array] = []
+    after: list[Array] = []
+    joined: list[Array] = []
     for j, (left, right) in enumerate(_pairs(m, level.before.shape[0])):
         if right.start == right.stop:  # the sequence ends inside the left block
             before, after = [*before, level.before[left]], [*after, level.after[left]]
@@ -89,15 +91,17 @@ def join_gradient(m: int, dfactor: Float[Array, "S 8 C"], dlog: Level) -> Level:
     dfactor: of the level's factors; dlog: of what `join` gave.
     """
     if m < SUBLANES:
-        right = _right(m)
-        to_partner = _swap(m, dlog.total + jnp.where(right, dlog.before, dlog.after))
+        on_right = _right(m)
+        to_partner = _swap(m, dlog.total + jnp.where(on_right, dlog.before, dlog.after))
         return Level(
             m,
-            dlog.before + jnp.where(right, dfactor, 0),
-            dlog.after + jnp.where(right, 0, dfactor),
+            dlog.before + jnp.where(on_right, dfactor, 0),
+            dlog.after + jnp.where(on_right, 0, dfactor),
             dlog.total + to_partner,
         )
-    before, after, total = [], [], []
+    before: list[Array] = []
+    after: list[Array] = []
+    total: list[Array] = []
     for j, (left, right) in enumerate(_pairs(m, dfactor.shape[0])):
         of_both = dlog.total[j : j + 1]
         before.append(dlog.before[left])

@@ -51,7 +51,6 @@ class Plan:
     def state_shape(self) -> tuple[int, int, int]:
         return len(self.lanes.state_blocks), LANES, LANES
 
-
     def vmem_bytes(self, itemsize: int) -> int:
         """About what the backward kernel, the largest, takes; itemsize of r, k, v."""
         C, state = self.lanes.channels, 4 * math.prod(self.state_shape)
@@ -79,7 +78,7 @@ def make_plan(T: int, H: int, N: int, dtype, *, causal: bool) -> Plan:
     span = round_up(T, SUBLANES)
     if not causal and T % SMALLEST_TILE:
         plan = Plan(lanes, T, span, 1, causal, samples=SUBLANES)
-        if T <= SPANS[0] and plan.vmem_bytes(itemsize) <= VMEM:
+        if SPANS[0] >= T and plan.vmem_bytes(itemsize) <= VMEM:
             return plan
     for longest in SPANS:
         spans = -(-T // longest)

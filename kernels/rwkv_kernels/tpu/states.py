@@ -17,24 +17,22 @@ from rwkv_kernels.tpu.lanes import Lanes, of_block
 def read(lanes: Lanes, x: Float[Array, "R C"], state) -> Float[Array, "R C"]:
     """x S: from key channels to value channels."""
     x = lanes.operand(x)
-    return _sum_blocks(
-        lanes,
+    return lanes.join_blocks(
         (
             (value, lanes.dot(of_block(x, key), lanes.operand(state[p]), (1, 1)))
             for p, (value, key) in enumerate(lanes.state_blocks)
-        ),
+        )
     )
 
 
 def read_back(lanes: Lanes, x: Float[Array, "R C"], state) -> Float[Array, "R C"]:
     """x S^T: from value channels to key channels."""
     x = lanes.operand(x)
-    return _sum_blocks(
-        lanes,
+    return lanes.join_blocks(
         (
             (key, lanes.dot(of_block(x, value), lanes.operand(state[p]), (1, 0)))
             for p, (value, key) in enumerate(lanes.state_blocks)
-        ),
+        )
     )
 
 
@@ -59,20 +57,12 @@ def advance(
 
 def decay_gradient(lanes: Lanes, state, dstate) -> Float[Array, "1 C"]:
     """Of a state that was decayed as a whole: the sum over value channels of S dS."""
-    return _sum_blocks(
-        lanes,
+    return lanes.join_blocks(
         (
             (key, jnp.sum(state[p] * dstate[p], axis=0, keepdims=True))
             for p, (_, key) in enumerate(lanes.state_blocks)
-        ),
+        )
     )
-
-
-def _sum_blocks(lanes: Lanes, parts) -> Array:
-    blocks: list[Array | None] = [None] * lanes.blocks
-    for block, part in parts:
-        blocks[block] = part if blocks[block] is None else blocks[block] + part
-    return jnp.concatenate([b for b in blocks if b is not None], axis=1)
 
 
 def mask(lanes: Lanes) -> Float[Array, "P 128 128"]:

@@ -126,9 +126,7 @@ def output_gradient(
     return Gradients(dr, dk, lanes.apply(At, g_stack), du, factors), level
 
 
-def log_decay_gradient(
-    factors: list[Float[Array, "S 8 C"]], edges: Level
-) -> Float[Array, "R C"]:
+def log_decay_gradient(factors: list[Float[Array, "S 8 C"]], edges: Level) -> Float[Array, "R C"]:
     """The gradient of each decay's logarithm, from those of the factors and of the edges."""
     dlog = edges
     for i in reversed(range(len(factors))):

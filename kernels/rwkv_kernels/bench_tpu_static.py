@@ -1,0 +1,140 @@
+"""What the TPU kernels cost on paper: the compiler's own schedule, without a TPU.
+
+A TPU issues one bundle of instructions a cycle; libtpu can write down the bundles that it scheduled
+for each kernel. Counted a sample, they are a lower bound of cycles: waits for memory come on top.
+Where a kernel takes eight samples a step, it turns them in fast memory first and then loops over
+them; the loop's body stands once in the program. It is counted by compiling the same kernel for one
+sample, and what is left over is divided by eight.
+
+Needs the extra `aot`: python -m rwkv_kernels.bench_tpu_static [--chip v6e:2x2] [--out FILE.md]
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tqdm
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rwkv_kernels.tpu import topology
+from rwkv_kernels.tpu.backward import backward
+from rwkv_kernels.tpu.forward import forward
+from rwkv_kernels.tpu.plan import Plan, make_plan
+
+SHAPES = ((49, 8, 80), (77, 10, 64), (196, 8, 80), (1024, 8, 80))  # T, H, N
+UNITS = ("MXU", "XLU", "VALU", "VLOAD", "VSTORE")
+BATCH = 8
+
+
+def compile_kernel(kernel: str, plan: Plan, chip: str) -> None:
+    """Compiles `forward` or `backward` of both directions; its bundles go where libtpu was told."""
+    lanes = plan.lanes
+    sharding = NamedSharding(topology.mesh(chip, devices=1), PartitionSpec())
+
+    def array(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    token = array(BATCH, plan.tokens, lanes.channels, dtype=jnp.bfloat16)
+    w, u = array(BATCH, plan.tokens, lanes.channels), array(1, lanes.channels)
+    state = array(BATCH, plan.spans, *plan.state_shape) if plan.spans > 1 else None
+
+    def run(r, k, v, w, u, g, S, dR):
+        if kernel == "forward":
+            return forward(plan, r, k, v, w, u, S)
+        return backward(plan, r, k, v, w, u, g, S, dR, None)
+
+    jax.jit(run).lower(token, token, token, w, u, token, state, state).compile()
+
+
+def count(kernel: str, plan: Plan, chip: str) -> tuple[int, dict[str, float]]:
+    """Bundles of the whole program, and each unit's share of the slots that they have for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+        call = [sys.executable, "-m", "rwkv_kernels.bench_tpu_static", "--compile", kernel]
+        call += [
+            "--chip",
+            chip,
+            "--shape",
+            f"{plan.tokens},{plan.lanes.heads},{plan.lanes.head_size}",
+        ]
+        call += ["--samples", str(plan.samples)]
+        environment = os.environ | {"LIBTPU_INIT_ARGS": options, "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{kernel} at T = {plan.tokens} for {chip}: {done.stderr[-2000:]}")
+        (bundles,) = Path(folder).glob(f"*wkv6_{kernel}*[0-9]-final_bundles.txt")
+        (slots,) = Path(folder).glob(f"*wkv6_{kernel}*-final_hlo-static-per-bundle-utilization.txt")
+        lines = re.findall(r"^ *0x[0-9a-f]+", bundles.read_text(), re.MULTILINE)
+        return len(lines), _shares(slots.read_text())
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Of the file's columns: what is used of what there is."""
+    lines = text.splitlines()
+    names = [name.strip() for name in lines[1].split(",")]
+    room = [int(x) for x in lines[2].split()]
+    used = [[int(x) for x in line.split()] for line in lines[4:] if line.strip()]
+    sums = [sum(column) for column in zip(*used, strict=True)]
+    return {
+        name: total / (slots * len(used))
+        for name, slots, total in zip(names, room, sums, strict=True)
+        if name in UNITS
+    }
+
+
+def row(kernel: str, chip: str, T: int, H: int, N: int) -> str:
+    plan = make_plan(T, H, N, jnp.bfloat16, causal=False)
+    one, shares = count(kernel, dataclasses.replace(plan, samples=1), chip)
+    turning = 0
+    if plan.samples > 1:
+        eight, _ = count(kernel, plan, chip)
+        turning = (eight - one) // plan.samples
+    bundles = plan.spans * one + turning
+    cells = (chip, f"[{T}, {H}, {N}]", kernel, f"{bundles:,}", f"{turning:,}")
+    return f"| {' | '.join(cells)} | {' | '.join(f'{shares[unit]:.0%}' for unit in UNITS)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chip", action="append", help="a topology (default: v5e:2x2, v6e:2x2)")
+    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
+    parser.add_argument("--compile", choices=("forward", "backward"), help=argparse.SUPPRESS)
+    parser.add_argument("--shape", help=argparse.SUPPRESS)
+    parser.add_argument("--samples", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    chips = options.chip or ["v5e:2x2", "v6e:2x2"]
+    if options.compile:
+        T, H, N = (int(x) for x in options.shape.split(","))
+        plan = make_plan(T, H, N, jnp.bfloat16, causal=False)
+        compile_kernel(
+            options.compile, dataclasses.replace(plan, samples=options.samples), chips[0]
+        )
+        return
+    lines = [
+        "# Bundles of the TPU kernels\n",
+        f"Both directions, bfloat16 (w float32), jax {jax.__version__}. Bundles a sample of all "
+        "heads, those of turning samples among them, and how full each unit's slots are over the "
+        "body.\n",
+        f"| chip | [T, H, N] | kernel | bundles | turning | {' | '.join(UNITS)} |",
+        "|---" * (5 + len(UNITS)) + "|",
+    ]
+    jobs = [
+        (kernel, chip, *s) for chip in chips for s in SHAPES for kernel in ("forward", "backward")
+    ]
+    lines += [row(*job) for job in tqdm.tqdm(jobs, unit="kernel")]
+    print("\n".join(lines))
+    if options.out:
+        partial = options.out.with_suffix(".partial")
+        partial.write_text("\n".join(lines) + "\n")
+        partial.replace(options.out)
+
+
+if __name__ == "__main__":
+    main()
