@@ -20,11 +20,11 @@ test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest -m torch
 # Programs for TPUs through their real compiler, which needs no TPU.
 test-aot: $(VENV)/.aot
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m aot
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m "aot and not slow"
 test-network: $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m pytest -m network
-test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.aot
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m slow
 
 # The same tests on the next Python and JAX.
 test-next:

@@ -35,12 +35,25 @@ def _on_each_device(wkv: Wkv) -> Wkv:
     if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
         return wkv
     batch = PartitionSpec(DATA_AXIS)
-    return jax.shard_map(
-        wkv,
-        in_specs=(batch, batch, batch, batch, PartitionSpec()),
-        out_specs=batch,
-        check_vma=False,  # the kernels know nothing of meshes, so their carries name no axes
-    )
+
+    def of_flat(r, k, v, w, u):
+        B, T, D = r.shape
+        y = wkv(*(x.reshape(B, T, *u.shape) for x in (r, k, v, w)), u)  # [B, T, D] -> [B, T, H, N]
+        return y.reshape(B, T, D)
+
+    def sharded(r, k, v, w, u):
+        # Flat across the border of `shard_map`: a view by head would be laid out in memory there.
+        B, T, H, N = r.shape
+        flat = jax.shard_map(
+            of_flat,
+            in_specs=(batch, batch, batch, batch, PartitionSpec()),
+            out_specs=batch,
+            check_vma=False,  # the kernels know nothing of meshes, so their carries name no axes
+        )
+        y = flat(*(x.reshape(B, T, H * N) for x in (r, k, v, w)), u)  # [B, T, H, N] -> [B, T, D]
+        return y.reshape(B, T, H, N)
+
+    return sharded
 
 
 def bi_wkv6(

@@ -70,19 +70,23 @@ def temporary_bytes(name: str, shape: WkvShape, dtype=jnp.float32) -> int:
 
 
 def measure(shape: WkvShape, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Medians in ms and temporary MB by implementation; implementations take turns."""
+    """Medians in ms and temporary MB by implementation; implementations take turns.
+
+    Each turn begins with a call that is not timed: what the one before left of the caches and of
+    the allocator's pages (a rival frees gigabytes) would be measured with it.
+    """
     compiled = {name: compile_both(name, shape) for name in names}
     *inputs, g = arguments(shape)
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
-    for round_number in range(rounds + 1):
+    for _ in range(rounds):
         for name, (only_forward, both) in compiled.items():
             for kind, call in enumerate(
                 (lambda f=only_forward: f(*inputs), lambda f=both: f(*inputs, g))
             ):
+                jax.block_until_ready(call())
                 start = time.perf_counter()
                 jax.block_until_ready(call())
-                if round_number > 0:  # the first one warms caches and allocator
-                    times[name][kind].append(1e3 * (time.perf_counter() - start))
+                times[name][kind].append(1e3 * (time.perf_counter() - start))
     return {
         name: {
             "forward": statistics.median(times[name][0]),

@@ -26,13 +26,15 @@ def linear(
     """x @ kernel in x's dtype, without a bias as all of RWKV-CLIP's; `out_dtype` keeps more bits.
 
     One matrix product over all leading axes at once: the kernel's gradient contracts them, and over
-    several axes XLA's CPU backend would first copy both operands into another layout.
+    several axes XLA's CPU backend would first copy both operands into another layout. A TPU must
+    not flatten them: it keeps [B, T, D] as [T, B, D] in memory, where that is a copy itself.
     """
+    weights = kernel[...].astype(x.dtype)
     *leading, width = x.shape
-    flat = x.reshape(-1, width)  # [*B, I] -> [prod(B), I]
+    flat = x if platform() == "tpu" else x.reshape(-1, width)  # [*B, I] -> [prod(B), I]
     y = jnp.matmul(
         flat,
-        kernel[...].astype(x.dtype),
+        weights,
         precision=matmul_precision(x.dtype),
         preferred_element_type=out_dtype,
     )

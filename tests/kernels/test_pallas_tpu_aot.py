@@ -60,8 +60,20 @@ def _kernels(compiled) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("chip", "shape"),
+    [
+        # Every shape for one chip, one for the others; the rest with `make test-slow`.
+        pytest.param(
+            chip,
+            shape,
+            id=f"{chip}-{shape}",
+            marks=[] if chip == CHIPS[0] or shape in SHAPES[:1] else pytest.mark.slow,
+        )
+        for chip in CHIPS
+        for shape in SHAPES
+    ],
+)
 def test_both_directions_compile(chip, shape):
     compiled = _compiled(chip, bi_wkv6, shape, jnp.bfloat16)
     kernels = _kernels(compiled)
