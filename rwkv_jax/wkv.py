@@ -38,7 +38,8 @@ def _on_each_device(wkv: Wkv) -> Wkv:
 
     def of_flat(r, k, v, w, u):
         B, T, D = r.shape
-        y = wkv(*(x.reshape(B, T, *u.shape) for x in (r, k, v, w)), u)  # [B, T, D] -> [B, T, H, N]
+        r, k, v, w = (x.reshape(B, T, *u.shape) for x in (r, k, v, w))  # [B, T, D] -> [B, T, H, N]
+        y = wkv(r, k, v, w, u)
         return y.reshape(B, T, D)
 
     def sharded(r, k, v, w, u):
@@ -50,7 +51,8 @@ def _on_each_device(wkv: Wkv) -> Wkv:
             out_specs=batch,
             check_vma=False,  # the kernels know nothing of meshes, so their carries name no axes
         )
-        y = flat(*(x.reshape(B, T, H * N) for x in (r, k, v, w)), u)  # [B, T, H, N] -> [B, T, D]
+        r, k, v, w = (x.reshape(B, T, H * N) for x in (r, k, v, w))  # [B, T, H, N] -> [B, T, D]
+        y = flat(r, k, v, w, u)
         return y.reshape(B, T, H, N)
 
     return sharded

@@ -165,7 +165,7 @@ def kernel_call(
         if not turned:
             body(**refs)
             return
-        for name in turned.keys() & inputs.keys():
+        for name in (name for name in turned if name in inputs):
             by_sample[name][...] = jnp.swapaxes(refs[name][...].astype(jnp.float32), 0, 1)
         if "du" in refs:
             by_sample["du"] = refs["du"]
@@ -174,7 +174,7 @@ def kernel_call(
             body(**refs | {name: x.at[pl.ds(sample, 1)] for name, x in by_sample.items()})
 
         lax.fori_loop(0, plan.samples, one, None)
-        for name in turned.keys() & outputs.keys():
+        for name in (name for name in turned if name in outputs):
             refs[name][...] = jnp.swapaxes(by_sample[name][...], 0, 1).astype(refs[name].dtype)
 
     def turn(x: Operand) -> Array:
