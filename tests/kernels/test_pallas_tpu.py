@@ -36,6 +36,7 @@ CASES = (
     (1, 77, 2, 64),
     (1, 196, 1, 80),
     (1, 257, 1, 4),
+    (9, 5, 1, 4),  # more than the eight samples of a step
 )
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 49, 2, 80), (1, 257, 1, 4))
 NAMES = ("y", "r", "k", "v", "w", "u", "state")
