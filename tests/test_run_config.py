@@ -26,13 +26,16 @@ def test_the_papers_number_of_steps():
 def test_dotted_overrides_reach_their_fields():
     config = load_config(CONFIGS / "emoji_cpu.py")
     changed = override(
-        config, ["--steps", "7", "--optimizer.weight-decay", "0.5", "--data.loader.workers", "1"]
+        config, ["--steps", "7", "--optimizer.weight-decay", "0.7", "--data.loader.workers", "1"]
     )
-    assert (changed.steps, changed.optimizer.weight_decay) == (7, 0.5)
-    assert differences(config.to_dict(), changed.to_dict()) == [
-        "optimizer.weight_decay: 0.2 -> 0.5",  # workers may change in a restart
-        f"steps: {config.steps} -> 7",
-    ]
+    assert (changed.steps, changed.optimizer.weight_decay) == (7, 0.7)
+    assert (
+        differences(config.to_dict(), changed.to_dict())
+        == [
+            f"optimizer.weight_decay: {config.optimizer.weight_decay} -> 0.7",  # workers may change in a restart
+            f"steps: {config.steps} -> 7",
+        ]
+    )
 
 
 def test_loader_and_model_must_agree():
