@@ -33,14 +33,11 @@ def _runs_everywhere(call: Call) -> tuple[str, ...]:
 
 
 def _why_not_pallas_tpu(call: Call) -> tuple[str, ...]:
-    return tuple(
-        reason
-        for wrong, reason in (
-            (call.platform != "tpu", "it is a TPU's kernel"),
-            (call.dtype == jnp.float64, "a TPU computes in float32 at most"),
-        )
-        if wrong
-    ) or pallas_tpu.why_not(call.shape, call.dtype)
+    reasons: tuple[str, ...] = () if call.platform == "tpu" else ("it is a TPU's kernel",)
+    if call.dtype == jnp.float64:
+        reasons += ("a TPU computes in float32 at most",)
+    causal = call.function == "wkv6"
+    return reasons + pallas_tpu.too_wide(call.shape, call.dtype, causal=causal)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rwkv_kernels import shapes
+from rwkv_kernels import platforms, shapes
 from rwkv_kernels.api import Call, bi_wkv6, servable
 from rwkv_kernels.shapes import WkvShape
 
@@ -135,6 +135,13 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} CPU cores, jax {jax.__version__}, {platform.system()}"
 
 
+def save(path: Path, lines: list[str]) -> None:
+    """Writes a page whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join(lines) + "\n")
+    partial.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default: 7)")
@@ -155,21 +162,20 @@ def main() -> None:
     lines = [
         "# WKV benchmark\n",
         f"`bi_wkv6`, float32, {machine()}. Medians of {options.rounds} rounds in which the "
-        "implementations take turns, in brackets the quickest; ratios are of medians. Temporary "
+        "implementations take turns, each after a call that is not timed; in brackets the "
+        "quickest; ratios are of medians. Temporary "
         "memory is that of the compiled forward + backward.",
     ]
     print("\n".join(lines), flush=True)
     for shape in chosen:
-        call = Call("bi_wkv6", jax.default_backend(), shape.tokens, jnp.dtype("float32"))
+        call = Call("bi_wkv6", platforms.platform(), shape.tokens, jnp.dtype("float32"))
         rows = table(shape, measure(shape, servable(call), options.rounds))
         if hasattr(os, "getloadavg"):
             rows.append(f"\nLoad average of the last minute: {os.getloadavg()[0]:.1f}")
         print("\n".join(rows), flush=True)
         lines += rows
     if options.out:
-        partial = options.out.with_suffix(".partial")
-        partial.write_text("\n".join(lines) + "\n")
-        partial.replace(options.out)
+        save(options.out, lines)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rwkv_kernels.bench import save
 from rwkv_kernels.tpu import topology
 from rwkv_kernels.tpu.backward import backward
 from rwkv_kernels.tpu.forward import forward
@@ -58,21 +59,26 @@ def count(kernel: str, plan: Plan, chip: str) -> tuple[int, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         options = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         call = [sys.executable, "-m", "rwkv_kernels.bench_tpu_static", "--compile", kernel]
-        call += [
-            "--chip",
-            chip,
-            "--shape",
-            f"{plan.tokens},{plan.lanes.heads},{plan.lanes.head_size}",
-        ]
-        call += ["--samples", str(plan.samples)]
+        shape = f"{plan.tokens},{plan.lanes.heads},{plan.lanes.head_size}"
+        call += ["--chip", chip, "--shape", shape, "--samples", str(plan.samples)]
         environment = os.environ | {"LIBTPU_INIT_ARGS": options, "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{kernel} at T = {plan.tokens} for {chip}: {done.stderr[-2000:]}")
-        (bundles,) = Path(folder).glob(f"*wkv6_{kernel}*[0-9]-final_bundles.txt")
-        (slots,) = Path(folder).glob(f"*wkv6_{kernel}*-final_hlo-static-per-bundle-utilization.txt")
+        bundles = _dumped(folder, f"*wkv6_{kernel}*[0-9]-final_bundles.txt")
+        slots = _dumped(folder, f"*wkv6_{kernel}*-final_hlo-static-per-bundle-utilization.txt")
         lines = re.findall(r"^ *0x[0-9a-f]+", bundles.read_text(), re.MULTILINE)
         return len(lines), _shares(slots.read_text())
+
+
+def _dumped(folder: str, pattern: str) -> Path:
+    found = sorted(Path(folder).glob(pattern))
+    if len(found) != 1:
+        raise RuntimeError(
+            f"libtpu wrote {len(found)} files {pattern}, not 1: this one may name its dumps anew; "
+            "constraints.txt holds the version that this was written for."
+        )
+    return found[0]
 
 
 def _shares(text: str) -> dict[str, float]:
@@ -131,9 +137,7 @@ def main() -> None:
     lines += [row(*job) for job in tqdm.tqdm(jobs, unit="kernel")]
     print("\n".join(lines))
     if options.out:
-        partial = options.out.with_suffix(".partial")
-        partial.write_text("\n".join(lines) + "\n")
-        partial.replace(options.out)
+        save(options.out, lines)
 
 
 if __name__ == "__main__":

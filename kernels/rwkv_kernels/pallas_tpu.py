@@ -64,10 +64,10 @@ def wkv6(
     return _heads(y, r.shape), states.to_heads(plan.lanes, final)
 
 
-def why_not(shape: tuple[int, int, int, int], dtype) -> tuple[str, ...]:
-    """Why [B, T, H, N] cannot be served by the kernels; nothing if it can."""
+def too_wide(shape: tuple[int, int, int, int], dtype, *, causal: bool) -> tuple[str, ...]:
+    """Why [B, T, H, N] does not fit into a TPU's fast memory; nothing if it does."""
     _, T, H, N = shape
-    needed = make_plan(T, H, N, dtype, causal=True).vmem_bytes(jnp.dtype(dtype).itemsize)
+    needed = make_plan(T, H, N, dtype, causal=causal).vmem_bytes(jnp.dtype(dtype).itemsize)
     if needed <= VMEM:
         return ()
     return (
@@ -84,13 +84,13 @@ def _plan(r, k, v, *, causal: bool) -> Plan:
 def _flat(plan: Plan, x: Float[Array, "*B H N"]) -> Float[Array, "*B C"]:
     """Heads and channels on lanes, filled up to whole blocks of 128."""
     H, N = x.shape[-2:]
-    x = x.reshape(*x.shape[:-2], H * N)
+    x = x.reshape(*x.shape[:-2], H * N)  # [*B, H, N] -> [*B, H * N]
     padding = plan.lanes.channels - H * N
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) if padding else x
 
 
 def _heads(x: Float[Array, "B T C"], shape: tuple[int, ...]) -> Float[Array, "B T H N"]:
-    return x[..., : shape[2] * shape[3]].reshape(shape)
+    return x[..., : shape[2] * shape[3]].reshape(shape)  # [B, T, H * N] -> [B, T, H, N]
 
 
 # --- both directions ------------------------------------------------------------------------------

@@ -6,6 +6,19 @@ import float64_loop
 import numpy as np
 from float64_loop import REGIMES
 
+# (B, T, H, N): T in {1, 2, 3, 7, 49, 77, 196, 257}, N in {4, 64, 80}, and one batch, one head.
+CASES = (
+    (1, 1, 1, 80),
+    (1, 2, 2, 64),
+    (2, 3, 1, 4),
+    (1, 7, 2, 80),
+    (1, 49, 2, 80),
+    (1, 77, 2, 64),
+    (1, 196, 1, 80),
+    (1, 257, 1, 4),
+)
+NAMES = ("y", "r", "k", "v", "w", "u", "state")
+
 
 @functools.cache
 def stacked(shape):

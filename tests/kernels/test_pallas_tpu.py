@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from float64_loop import REGIMES
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from regimes import assert_close, judged_bi, judged_causal, stacked
+from regimes import CASES, NAMES, assert_close, judged_bi, judged_causal, stacked
 
 from rwkv_kernels import IMPLEMENTATIONS, bi_wkv6, pallas_tpu
 from rwkv_kernels.api import Call
@@ -24,22 +26,51 @@ from rwkv_kernels.tpu.lanes import Lanes
 from rwkv_kernels.tpu.plan import VMEM, make_plan
 
 INTERPRETER = pltpu.InterpretParams(detect_races=True)
+# On two cores samples meet on what they share; slow, so only where there are more than a step's.
+TWO_CORES = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
 
-# T in {1, 2, 3, 7, 49, 77, 196, 257}, N in {4, 64, 80}, one batch and one head; two tiles and four,
-# the last cut short; and 257 in two spans.
-CASES = (
-    (1, 1, 1, 80),
-    (1, 2, 2, 64),
-    (2, 3, 1, 4),
-    (1, 7, 2, 80),
-    (2, 49, 2, 80),
-    (1, 77, 2, 64),
-    (1, 196, 1, 80),
-    (1, 257, 1, 4),
-    (9, 5, 1, 4),  # more than the eight samples of a step
-)
+# Two tiles and four, the last cut short, are among them; 257 tokens are two spans.
+BI_CASES = (*CASES, (9, 5, 1, 4))  # the last: more than the eight samples of a step
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 49, 2, 80), (1, 257, 1, 4))
-NAMES = ("y", "r", "k", "v", "w", "u", "state")
+
+
+@pytest.fixture(autouse=True)
+def watched(monkeypatch):
+    """Every kernel's races: the interpreter itself remembers those of the last kernel alone."""
+    states = []
+
+    def watch(*arguments, **options):
+        states.append(RaceDetectionState(*arguments, **options))
+        return states[-1]
+
+    monkeypatch.setattr(interpret_pallas_call, "RaceDetectionState", watch)
+    return states
+
+
+def assert_no_races(watched, kernels):
+    assert len(watched) == kernels
+    assert not any(state.races_found for state in watched)
+
+
+def test_a_race_would_be_seen(watched):
+    """Both cores write one block, as a gradient summed up over samples would be."""
+
+    def kernel(x, y):
+        y[...] = x[...]
+
+    x = jnp.ones((2, 8, 128))
+    jax.block_until_ready(
+        pl.pallas_call(
+            kernel,
+            grid=(2,),
+            in_specs=[pl.BlockSpec((1, 8, 128), lambda b: (b, 0, 0))],
+            out_specs=pl.BlockSpec((1, 8, 128), lambda b: (0, 0, 0)),
+            out_shape=jax.ShapeDtypeStruct((1, 8, 128), jnp.float32),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+            interpret=TWO_CORES,
+        )(x)
+    )
+    assert [state.races_found for state in watched] == [True]
 
 
 def _in_every_regime(function, names, shape):
@@ -47,19 +78,20 @@ def _in_every_regime(function, names, shape):
     x = stacked(shape)
     compiled = jax.jit(function)
     each = [compiled(*(x[name][i] for name in names)) for i in range(len(REGIMES))]
-    assert not interpret_pallas_call.races.races_found
     return [np.stack(arrays) for arrays in zip(*each, strict=True)]
 
 
-@pytest.mark.parametrize("shape", CASES, ids=str)
-def test_both_directions(shape):
+@pytest.mark.parametrize("shape", BI_CASES, ids=str)
+def test_both_directions(shape, watched):
     def value_and_gradients(r, k, v, w, u, g):
-        function = functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER)
+        interpret = TWO_CORES if shape[0] > 8 else INTERPRETER
+        function = functools.partial(pallas_tpu.bi_wkv6, interpret=interpret)
         y, pullback = jax.vjp(function, r, k, v, w, u)
         return y, *pullback(g)
 
     results = _in_every_regime(value_and_gradients, "rkvwug", shape)
     assert_close(results, judged_bi(shape), NAMES[:6], tolerance=3e-6)
+    assert_no_races(watched, kernels=len(REGIMES) * (2 if shape[1] <= 256 else 4))
     dw = results[4]
     assert not dw[:, :, 0].any(), "the decay of the first token never acts"
     assert not dw[:, :, -1].any(), "nor that of the last"
@@ -67,7 +99,7 @@ def test_both_directions(shape):
 
 
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
-def test_causal_with_states(shape):
+def test_causal_with_states(shape, watched):
     def value_and_gradients(r, k, v, w, u, state, g, dstate):
         function = functools.partial(pallas_tpu.wkv6, interpret=INTERPRETER)
         (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
@@ -77,10 +109,11 @@ def test_causal_with_states(shape):
     results = _in_every_regime(value_and_gradients, names, shape)
     labels = ("y", "final state", *NAMES[1:])
     assert_close(results, judged_causal(shape), labels, tolerance=3e-6)
+    assert_no_races(watched, kernels=len(REGIMES) * (2 if shape[1] <= 256 else 3))
 
 
 def test_bfloat16_inputs():
-    """Operands of products are rounded: 1e-2 of each array's maximum is two bits above that."""
+    """Operands of products are rounded to 8 bits; the largest error seen is 4.1e-3 of a maximum."""
     x = float64_loop.inputs(1, 49, 2, 80, "mixed")
     r, k, v, u, g = (jnp.asarray(x[name], jnp.bfloat16) for name in "rkvug")
     w = jnp.asarray(x["w"])
@@ -99,7 +132,8 @@ def test_bfloat16_inputs():
     y_judge, judged = float64_loop.bi_wkv(*rounded[:5], g=rounded[5])
     for got, want in zip((y, *gradients), (y_judge, *judged), strict=True):
         error = np.abs(np.asarray(got, np.float64) - want).max() / np.abs(want).max()
-        assert error < 1e-2
+        assert error < 6e-3
+        print("bferr", error)
 
 
 def test_no_decay_logit_is_too_large():

@@ -81,6 +81,11 @@ def test_both_directions_compile(chip, shape):
     assert compiled.memory_analysis().temp_size_in_bytes < HBM[chip]
 
 
+def test_a_topology_that_nobody_knows():
+    with pytest.raises(ValueError, match=r"'v99:2x2'.*names are like v5e:4x4"):
+        topology.mesh("v99:2x2")
+
+
 def _causal(r, k, v, w, u):
     return wkv6(r, k, v, w, u)[0]
 

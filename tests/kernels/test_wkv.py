@@ -13,22 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from regimes import assert_close, judged_bi, judged_causal, stacked
+from regimes import CASES, NAMES, assert_close, judged_bi, judged_causal, stacked
 
 from rwkv_kernels import bi_wkv6, wkv6
 from rwkv_kernels.api import Call, servable
 
-# (B, T, H, N): T in {1, 2, 3, 7, 49, 77, 196, 257}, N in {4, 64, 80}, and one batch, one head.
-CASES = (
-    (1, 1, 1, 80),
-    (1, 2, 2, 64),
-    (2, 3, 1, 4),
-    (1, 7, 2, 80),
-    (1, 49, 2, 80),
-    (1, 77, 2, 64),
-    (1, 196, 1, 80),
-    (1, 257, 1, 4),
-)
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 130, 2, 80))  # the last: three chunks
 IMPLEMENTATIONS = servable(Call("bi_wkv6", "cpu", (1, 1, 1, 4), jnp.dtype("float32")))
 COSTLY = ("associative_scan",)
@@ -46,7 +35,6 @@ def _with_implementations(cases, few):
 BI = _with_implementations(CASES, few=((1, 1, 1, 80), (2, 3, 1, 4), (1, 49, 2, 80)))
 CAUSAL = _with_implementations(CAUSAL_CASES, few=((2, 7, 1, 64),))
 QUICK = [name for name in IMPLEMENTATIONS if name not in COSTLY]
-NAMES = ("y", "r", "k", "v", "w", "u", "state")
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from flax import nnx
 
 from rwkv_jax.convert.torch_config import config_from_torch
 from rwkv_jax.convert.torch_layout import params_from_torch, pieces
+from rwkv_jax.models import layers
 from rwkv_jax.models.params import (
     abstract_params,
     flat_params,
@@ -59,7 +60,10 @@ def test_text_features(golden, model):
     assert relative_error(features, golden["text_features"]) < 1e-5
 
 
-def test_loss_and_every_gradient(golden, model):
+@pytest.mark.parametrize("way", ["cpu", "tpu"])
+def test_loss_and_every_gradient(golden, model, way, monkeypatch):
+    """`way`: layers take products and norms in another form on a TPU; any device can run it."""
+    monkeypatch.setattr(layers, "platform", lambda: way)
     config, clip = model
     graphdef, state = nnx.split(clip)
 

@@ -46,7 +46,7 @@ def backward(
         if name != "g"
     }
     du = jax.ShapeDtypeStruct((B, *u.shape), jnp.float32)
-    outputs["du"] = Operand(du, specs.bonus_gradient)
+    outputs["du"] = specs.bonus_gradient(du)
     scratch: dict[str, tuple[int, ...]] = {}
     if plan.stateful:
         inputs |= state_mask(plan, specs)

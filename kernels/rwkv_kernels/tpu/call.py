@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +37,11 @@ class Span:
         start, rows = self.plan.tiles[i]
         return slice(start, start + rows)
 
-    def load(self, ref, i: int, fill: float = 0.0) -> Float[Array, "R C"]:
-        """The tokens of tile i in float32; those beyond the sequence hold anything: filled."""
+    def load(self, ref, i: int) -> Float[Array, "R C"]:
+        """The tokens of tile i in float32; those beyond the sequence hold anything: 0."""
         x = ref[0, self.rows(i), :].astype(jnp.float32)
         inside = self._inside(i)
-        return x if inside is None else jnp.where(inside, x, fill)
+        return x if inside is None else jnp.where(inside, x, 0)
 
     def load_log_decay(self, ref, i: int) -> Float[Array, "R C"]:
         """log d, 0 for tokens beyond the sequence: they neither decay nor have a gradient."""
@@ -83,7 +84,7 @@ class Specs:
     def span(self, s):
         return self.plan.spans - 1 - s if self.leftwards else s
 
-    def tokens(self, array: "Array | jax.ShapeDtypeStruct") -> "Operand":
+    def tokens(self, array) -> "Operand":
         """[B, T, C]; kernels that work on several samples see it as [T, B, C]."""
         plan, C = self.plan, self.plan.lanes.channels
         if plan.samples == 1:
@@ -97,11 +98,10 @@ class Specs:
         """[1, C], the same for all."""
         return pl.BlockSpec((1, self.plan.lanes.channels), lambda b, s: (0, 0))
 
-    @property
-    def bonus_gradient(self) -> pl.BlockSpec:
+    def bonus_gradient(self, array) -> "Operand":
         """[B, 1, C], summed up over spans."""
         block = (self.plan.samples, 1, self.plan.lanes.channels)
-        return pl.BlockSpec(block, lambda b, s: (b, 0, 0))
+        return Operand(array, pl.BlockSpec(block, lambda b, s: (b, 0, 0)), by_sample=True)
 
     @property
     def mask(self) -> pl.BlockSpec:
@@ -121,15 +121,19 @@ class Specs:
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """An array (or the shape of a result), and how it is cut.
+    """An array, and how it is cut.
 
     Attributes:
+      array: a jax.Array, or for a result its jax.ShapeDtypeStruct.
+      spec: its blocks.
       tokens: whether it is [B, T, C], to be turned where a kernel works on several samples.
+      by_sample: whether the leading axis of its block counts a step's samples as it is.
     """
 
-    array: Array | jax.ShapeDtypeStruct
+    array: Any
     spec: pl.BlockSpec
     tokens: bool = False
+    by_sample: bool = False
 
 
 def kernel_call(
@@ -146,8 +150,9 @@ def kernel_call(
 ) -> dict[str, Array]:
     """Runs `body(**refs)` over the grid (batch, span); refs come by the names given here.
 
-    With several samples a step, `body` runs once a sample, and refs of tokens and of `du` are that
-    sample's: tokens are turned from [T, samples, C] to [samples, T, C] in fast memory and back.
+    With several samples a step, `body` runs once a sample, and its refs of tokens and of operands
+    `by_sample` are that sample's: tokens are turned from [T, samples, C] to [samples, T, C] in fast
+    memory and back.
 
     products: how many products of all tokens with a tile of others it makes, or as many with a
     head's state: the compiler's estimate of cost follows.
@@ -167,8 +172,7 @@ def kernel_call(
             return
         for name in (name for name in turned if name in inputs):
             by_sample[name][...] = jnp.swapaxes(refs[name][...].astype(jnp.float32), 0, 1)
-        if "du" in refs:
-            by_sample["du"] = refs["du"]
+        by_sample |= {name: refs[name] for name, x in outputs.items() if x.by_sample}
 
         def one(sample, _):
             body(**refs | {name: x.at[pl.ds(sample, 1)] for name, x in by_sample.items()})
@@ -178,7 +182,7 @@ def kernel_call(
             refs[name][...] = jnp.swapaxes(by_sample[name][...], 0, 1).astype(refs[name].dtype)
 
     def turn(x: Operand) -> Array:
-        return jnp.swapaxes(jnp.asarray(x.array), 0, 1) if x.tokens and turned else x.array  # type: ignore[return-value]
+        return jnp.swapaxes(x.array, 0, 1) if x.tokens and turned else x.array
 
     def result(x: Operand) -> jax.ShapeDtypeStruct:
         B, *rest = x.array.shape

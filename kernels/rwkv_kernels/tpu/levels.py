@@ -36,11 +36,11 @@ class Level:
 
 
 def to_slabs(x: Float[Array, "R C"]) -> Float[Array, "S 8 C"]:
-    return x.reshape(-1, SUBLANES, x.shape[-1])
+    return x.reshape(-1, SUBLANES, x.shape[-1])  # [R, C] -> [R / 8, 8, C]
 
 
 def to_rows(x: Float[Array, "S 8 C"]) -> Float[Array, "R C"]:
-    return x.reshape(-1, x.shape[-1])
+    return x.reshape(-1, x.shape[-1])  # [S, 8, C] -> [8 S, C]
 
 
 def single_tokens(decay: Float[Array, "S 8 C"]) -> Level:
@@ -50,7 +50,7 @@ def single_tokens(decay: Float[Array, "S 8 C"]) -> Level:
 
 
 def factor(level: Level) -> Float[Array, "S 8 C"]:
-    """The product from each token to the midpoint of its block of 2 m; 1 everywhere if m = 1."""
+    """The product from each token to the midpoint of its block of 2 m; for m = 1 all are 1."""
     if level.m < SUBLANES:
         return jnp.where(_right(level.m), level.before, level.after)
     parts = []

@@ -66,7 +66,9 @@ class Plan:
 
 
 def make_plan(T: int, H: int, N: int, dtype, *, causal: bool) -> Plan:
-    """dtype: of r, k and v together; products of bfloat16 are taken in it, all others in float32.
+    """How to cut a call; where even the shortest span does not fit into VMEM, that one.
+
+    dtype: of r, k and v together; products of bfloat16 are taken in it, all others in float32.
 
     XLA keeps [B, T, C] as [T, B, C] in memory where T is no multiple of a register's rows, because
     that needs no padding, and would lay every array out anew for a kernel that reads samples one by

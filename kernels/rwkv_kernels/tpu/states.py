@@ -11,7 +11,7 @@ A state is a ref [P, 128, 128] in VMEM, one slice a block; `mask` has the same s
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rwkv_kernels.tpu.lanes import Lanes, of_block
+from rwkv_kernels.tpu.lanes import LANES, Lanes, of_block
 
 
 def read(lanes: Lanes, x: Float[Array, "R C"], state) -> Float[Array, "R C"]:
@@ -97,10 +97,10 @@ def to_heads(lanes: Lanes, blocks: Float[Array, "B P 128 128"]) -> Float[Array, 
     full = jnp.zeros((B, lanes.channels, lanes.channels), blocks.dtype)
     for p, (i, j) in enumerate(lanes.state_blocks):
         full = full.at[:, _block(i), _block(j)].set(blocks[:, p])
-    full = full[:, : H * N, : H * N].reshape(B, H, N, H, N)
+    full = full[:, : H * N, : H * N].reshape(B, H, N, H, N)  # value x key, both by head
     heads = jnp.arange(H)
     return jnp.swapaxes(full[:, heads, :, heads, :], 2, 3).swapaxes(0, 1)
 
 
 def _block(i: int) -> slice:
-    return slice(i * 128, (i + 1) * 128)
+    return slice(i * LANES, (i + 1) * LANES)

@@ -107,14 +107,13 @@ def output_gradient(
     factors: list[Array] = []
     while level.m < tile.top:
         pairs, turned = _pairs(tile, t, s, level.m), _pairs(tile, s, t, level.m)
-        if level.m == 1:
-            c = jnp.ones_like(r)
-            x, y, x_stack, y_stack = r, k, r_stack, k_stack
-        else:
+        if level.m > 1:  # neighbours have nothing between them
             c = to_rows(levels.factor(level))
-            x, y = r * c, k * c
-            x_stack, y_stack = lanes.stack(x), lanes.stack(y)
-        scores = lanes.scores(y, x_stack)
+            x_stack, y_stack = lanes.stack(r * c), lanes.stack(k * c)
+            scores = lanes.scores(k * c, x_stack)
+        else:
+            x_stack, y_stack = r_stack, k_stack
+            scores = lanes.scores(k, x_stack)
         At = [jnp.where(turned, new, old) for new, old in zip(scores, At, strict=True)]
         dX = lanes.apply([jnp.where(pairs, d, 0) for d in dA], y_stack)
         dY = lanes.apply([jnp.where(turned, d, 0) for d in dAt], x_stack)
