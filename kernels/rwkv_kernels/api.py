@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rwkv_kernels import associative_scan, chunked, pallas_tpu, reference
-from rwkv_kernels.platforms import platform
+from rwkv_kernels import associative_scan, chunked, pallas_gpu, pallas_tpu, reference
+from rwkv_kernels.platforms import device_kind, platform
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ class Call:
     platform: str  # "cpu", "gpu" or "tpu"
     shape: tuple[int, int, int, int]  # B, T, H, N
     dtype: jnp.dtype  # of r, k and v together
+    device_kind: str = ""  # such as "NVIDIA H200"
 
 
 def _runs_everywhere(call: Call) -> tuple[str, ...]:
@@ -38,6 +39,13 @@ def _why_not_pallas_tpu(call: Call) -> tuple[str, ...]:
         reasons += ("a TPU computes in float32 at most",)
     causal = call.function == "wkv6"
     return reasons + pallas_tpu.too_wide(call.shape, call.dtype, causal=causal)
+
+
+def _why_not_pallas_gpu(call: Call) -> tuple[str, ...]:
+    if call.platform != "gpu":
+        return ("it is a Hopper GPU's kernel",)
+    causal = call.function == "wkv6"
+    return pallas_gpu.unservable(call.shape, call.dtype, call.device_kind, causal=causal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Implementation:
 # In order of preference: `implementation=None` takes the first row that can serve the call.
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "pallas_tpu": Implementation(pallas_tpu.bi_wkv6, pallas_tpu.wkv6, _why_not_pallas_tpu),
+    "pallas_gpu": Implementation(pallas_gpu.bi_wkv6, pallas_gpu.wkv6, _why_not_pallas_gpu),
     "chunked": Implementation(chunked.bi_wkv6, chunked.wkv6),
     "reference": Implementation(reference.bi_wkv6, reference.wkv6),
     "associative_scan": Implementation(associative_scan.bi_wkv6, associative_scan.wkv6),
@@ -159,7 +168,7 @@ def _check(function: str, r, k, v, w, u) -> Call:
             f"{function}: the head size N must be a positive multiple of 4, got N = {N} "
             f"in r {r.shape}."
         )
-    return Call(function, platform(), r.shape, jnp.result_type(r, k, v))
+    return Call(function, platform(), r.shape, jnp.result_type(r, k, v), device_kind())
 
 
 def _check_state(initial_state, call: Call, *inputs) -> None:

@@ -5,6 +5,30 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
+class ColourConfig:
+    """How far a training picture's colours are changed; all 0 leaves them.
+
+    Raises:
+        ValueError: a value is out of range; the message names the field.
+    """
+
+    # Largest change of the factor, which is drawn from [1 - x, 1 + x].
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    # Largest turn of the colour circle; 1 is a full circle.
+    hue: float = 0.0
+    # Share of pictures that lose their colours.
+    grey_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation", "grey_probability"):
+            value = getattr(self, name)
+            _check(f"colour.{name}", value, 0 <= value <= 1, "in [0, 1]")
+        _check("colour.hue", self.hue, 0 <= self.hue <= 0.5, "in [0, 0.5]")
+
+
+@dataclass(frozen=True)
 class LoaderConfig:
     """How records become training batches.
 
@@ -23,6 +47,7 @@ class LoaderConfig:
     crop_area: tuple[float, float] = (0.7, 1.0)
     crop_ratio: tuple[float, float] = (0.8, 1.25)
     flip_probability: float = 0.5
+    colour: ColourConfig = field(default_factory=ColourConfig)
     # Processes that decode; 0 decodes in a thread of the training process.
     workers: int = 0
     # Batches that are made ready ahead.

@@ -1,4 +1,4 @@
-"""One record to one training pair: decode, draw a text, crop, flip, tokenise.
+"""One record to one training pair: decode, draw a text, crop, flip, change colours, tokenise.
 
 Whatever is random comes from the generator that is handed in, so a pair depends on the seed and on
 its place in the stream of epochs alone, not on who makes it.
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from rwkv_jax.data.colour import jitter_colour
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.data.decode import ImageError, decode_image
 from rwkv_jax.data.preprocess import train_crop
@@ -64,6 +65,7 @@ class MakePair:
         )
         if rng.random() < config.flip_probability:
             image = cv2.flip(image, 1)
+        image = jitter_colour(image, config.colour, rng)
         return Pair(key, image, ids, record["labels"].get("concept", -1))
 
     def _read(self, index: int) -> Record | Skipped:

@@ -1,0 +1,127 @@
+"""What the Hopper kernels take on paper: registers, spills and shared memory, without a GPU.
+
+A block of 128 threads has up to 255 registers a thread; what does not fit is spilled to memory. How
+many blocks share a multiprocessor follows: it has 65,536 registers and 227 KiB of shared memory.
+
+Needs the extra `aot`: python -m rwkv_kernels.bench_gpu_static [--out FILE.md]
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tqdm
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rwkv_kernels import bi_wkv6, wkv6
+from rwkv_kernels.bench import save
+from rwkv_kernels.gpu import topology
+from rwkv_kernels.gpu.plan import SHARED_MEMORY, Plan
+
+SHAPES = (
+    (256, 49, 8, 80),
+    (256, 77, 10, 64),
+    (256, 196, 8, 80),
+    (8, 1024, 8, 80),
+    (1, 16384, 8, 80),
+)
+_THREADS = 128
+_REGISTERS = 65536  # of a multiprocessor
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What ptxas says of a kernel; bytes are a thread's."""
+
+    name: str
+    registers: int
+    spill_stores: int
+    spill_loads: int
+
+
+def compile_call(shape: tuple[int, ...], *, causal: bool) -> None:
+    """Compiles value and gradients for an H200; Mosaic prints what ptxas says where it is told."""
+    mesh = topology.mesh()
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def array(*shape: int, dtype=jnp.bfloat16) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    def value_and_gradients(r, k, v, w, u, g):
+        function = (lambda *inputs: wkv6(*inputs)[0]) if causal else bi_wkv6
+        y, pullback = jax.vjp(function, r, k, v, w, u)
+        return y, pullback(g)
+
+    token, (_, _, H, N) = array(*shape), shape
+    w, u = array(*shape, dtype=jnp.float32), array(H, N, dtype=jnp.float32)
+    with jax.set_mesh(mesh):
+        jax.jit(value_and_gradients).lower(token, token, token, w, u, token).compile()
+
+
+def compiled(shape: tuple[int, ...], *, causal: bool = False) -> list[Compiled]:
+    """The kernels of value and gradients, each once; compiled in a process of its own."""
+    call = [sys.executable, "-m", "rwkv_kernels.bench_gpu_static"]
+    call += ["--compile", ",".join(map(str, shape)), *(["--causal"] if causal else [])]
+    environment = os.environ | {"MOSAIC_GPU_DUMP_PTXAS": "1", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{shape}: {done.stderr[-2000:]}")
+    found = re.findall(
+        r"Compiling entry function '(\w+)_mosaic_gpu_kernel'.*?"
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        done.stdout + done.stderr,
+        re.DOTALL,
+    )
+    kernels = {
+        name: Compiled(name, int(registers), int(stores), int(loads))
+        for name, stores, loads, registers in found
+    }
+    if not kernels:
+        raise RuntimeError(f"{shape}: Mosaic printed nothing of ptxas; it may be told another way")
+    return [kernels[name] for name in sorted(kernels)]
+
+
+def row(shape: tuple[int, ...], kernel: Compiled, *, causal: bool) -> str:
+    _, T, _, N = shape
+    shared = Plan(T, N, causal).shared_memory(kernel.name.removeprefix("wkv6_"))
+    blocks = min(SHARED_MEMORY // shared, _REGISTERS // (_THREADS * kernel.registers))
+    cells = (
+        f"{list(shape)}{', causal' if causal else ''}", kernel.name, kernel.registers,
+        f"{kernel.spill_stores} / {kernel.spill_loads}", f"{shared / 1024:.0f} KiB", blocks,
+    )  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
+    parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--causal", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.compile:
+        compile_call(tuple(map(int, options.compile.split(","))), causal=options.causal)
+        return
+    lines = [
+        "# Registers and shared memory of the Hopper kernels\n",
+        f"For an H200, r, k, v bfloat16, w float32, jax {jax.__version__}. Registers and spilled "
+        "bytes are a thread's, shared memory a block's of 128 threads; blocks: how many fit on a "
+        "multiprocessor.\n",
+        "| [B, T, H, N] | kernel | registers | spilled, stores / loads | shared memory | blocks |",
+        "|---" * 6 + "|",
+    ]
+    jobs = [(shape, False) for shape in SHAPES] + [((8, 1024, 8, 80), True)]
+    for shape, causal in tqdm.tqdm(jobs, unit="shape"):
+        lines += [row(shape, x, causal=causal) for x in compiled(shape, causal=causal)]
+    print("\n".join(lines))
+    if options.out:
+        save(options.out, lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The WKV as fused Pallas kernels for Hopper GPUs: the dyadic form in products of a warpgroup.
+
+What is unusual: [B, T, H, N] is only a view. Kernels see [B, T, H * N], which is what a model's
+projections make and take. Products of decays are exponentials of sums of log decays, and the sums
+are products too, with masks of zeros and ones: rows of a tile lie in different threads, and the
+tensor cores have time to spare. Nothing but the inputs is saved for the gradient.
+
+Tiles of 64 tokens are worked on side by side. What they say to one another goes through states at
+their borders, for which the sequence is gone over once before (`gpu/sweep.py`); a sequence of one
+tile has none.
+
+The way through `gpu/`: plan (how a call is cut) -> sweep, forward, backward (the kernels) -> call
+(how tokens come and go) -> tile (tokens among themselves) -> masks (who meets whom) -> warpgroup
+(what all is written in).
+
+Operands of products are bfloat16, sums float32. No GPU was at hand when this was written: see
+docs/kernels.md for what was checked without one.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rwkv_kernels.gpu.backward import Borders, backward
+from rwkv_kernels.gpu.forward import forward
+from rwkv_kernels.gpu.plan import Plan
+from rwkv_kernels.gpu.sweep import states
+
+# Names of GPUs of compute capability 9.0, whose instructions the kernels are made of.
+_HOPPER = re.compile(r"\b(G?H200|G?H100|H800|H20)\b")
+
+
+def bi_wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+    *,
+    interpret=None,
+) -> Float[Array, "B T H N"]:
+    """Both directions; see `api.bi_wkv6`. `interpret`: the Mosaic GPU interpreter's parameters."""
+    y = _bi_wkv6(_plan(r.shape, causal=False), interpret, *_as_kernels_see(r, k, v, w, u))
+    return y.reshape(r.shape)  # [B, T, H * N] -> [B, T, H, N]
+
+
+def wkv6(
+    r: Float[Array, "B T H N"],
+    k: Float[Array, "B T H N"],
+    v: Float[Array, "B T H N"],
+    w: Float[Array, "B T H N"],
+    u: Float[Array, "H N"],
+    initial_state: Float[Array, "B H N N"] | None,
+    *,
+    interpret=None,
+) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
+    """Causal; see `api.wkv6`. `interpret`: the Mosaic GPU interpreter's parameters."""
+    B, _, H, N = r.shape
+    if initial_state is None:
+        initial_state = jnp.zeros((B, H, N, N), jnp.float32)
+    initial = jnp.swapaxes(initial_state, -1, -2)  # key x value -> value x key
+    inputs = _as_kernels_see(r, k, v, w, u)
+    y, final = _wkv6(_plan(r.shape, causal=True), interpret, *inputs, initial)
+    return y.reshape(r.shape), jnp.swapaxes(final, -1, -2)  # [B, T, H * N] -> [B, T, H, N]
+
+
+def unservable(
+    shape: tuple[int, int, int, int], dtype, device_kind: str, *, causal: bool
+) -> tuple[str, ...]:
+    """Every reason why the kernels cannot serve a call on a GPU; nothing if they can."""
+    reasons: tuple[str, ...] = ()
+    if not _HOPPER.search(device_kind):
+        reasons += (f"it is a Hopper GPU's kernel, and this is {device_kind!r}",)
+    if dtype != jnp.bfloat16:
+        reasons += (f"it computes in bfloat16, and r, k, v together are {dtype}",)
+    return reasons + _plan(shape, causal=causal).unservable()
+
+
+def _plan(shape: tuple[int, ...], *, causal: bool) -> Plan:
+    _, T, _, N = shape
+    return Plan(T, N, causal)
+
+
+def _as_kernels_see(r, k, v, w, u) -> tuple[Array, ...]:
+    B, T, H, N = r.shape
+    r, k, v, w = (x.reshape(B, T, H * N) for x in (r, k, v, w))  # [B, T, H, N] -> [B, T, H * N]
+    return r, k, v, w.astype(jnp.float32), u.astype(jnp.float32)
+
+
+# --- both directions ------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _bi_wkv6(plan: Plan, interpret, r, k, v, w, u):
+    left = right = None
+    if plan.stateful:
+        left, right = (
+            states(plan, v, k, w, None, leftwards=leftwards, interpret=interpret)[0]
+            for leftwards in (False, True)
+        )
+    return forward(plan, r, k, v, w, u, left, right, interpret=interpret)
+
+
+def _bi_wkv6_forward(plan: Plan, interpret, *inputs):
+    return _bi_wkv6(plan, interpret, *inputs), inputs
+
+
+def _bi_wkv6_backward(plan: Plan, interpret, inputs, g):
+    r, k, v, w, u = inputs
+    borders = Borders()
+    if plan.stateful:
+        borders = Borders(
+            *(
+                states(plan, values, keys, w, None, leftwards=leftwards, interpret=interpret)[0]
+                for leftwards in (False, True)
+                for values, keys in ((v, k), (g, r))
+            )
+        )
+    d = backward(plan, r, k, v, w, u, g, borders, interpret=interpret)
+    return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u)
+
+
+_bi_wkv6.defvjp(_bi_wkv6_forward, _bi_wkv6_backward)
+
+
+# --- causal ---------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _wkv6(plan: Plan, interpret, r, k, v, w, u, initial):
+    left, final = states(plan, v, k, w, initial, leftwards=False, interpret=interpret)
+    return forward(plan, r, k, v, w, u, left, None, interpret=interpret), final
+
+
+def _wkv6_forward(plan: Plan, interpret, *inputs):
+    return _wkv6(plan, interpret, *inputs), inputs
+
+
+def _wkv6_backward(plan: Plan, interpret, inputs, gradients):
+    r, k, v, w, u, initial = inputs
+    g, dfinal = gradients
+    said, _ = states(plan, v, k, w, initial, leftwards=False, interpret=interpret)
+    asked, dinitial = states(plan, g, r, w, dfinal, leftwards=True, interpret=interpret)
+    borders = Borders(said_left=said, asked_right=asked)
+    d = backward(plan, r, k, v, w, u, g, borders, interpret=interpret)
+    return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u), dinitial
+
+
+_wkv6.defvjp(_wkv6_forward, _wkv6_backward)
+
+
+def _of_bonus(by_tile: Float[Array, "B tiles C"], u: Float[Array, "H N"]) -> Float[Array, "H N"]:
+    return jnp.sum(by_tile, axis=(0, 1)).reshape(u.shape)  # [H * N] -> [H, N]
