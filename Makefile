@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static bench-gpu-static gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -18,7 +18,7 @@ test: $(VENV)/.test
 # Tests that need an extra, a network, or minutes.
 test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest -m torch
-# Programs for TPUs through their real compiler, which needs no TPU.
+# Programs for TPUs and GPUs through their real compilers, which need neither.
 test-aot: $(VENV)/.aot
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m "aot and not slow"
 test-network: $(VENV)/.test $(VENV)/.demo
@@ -48,12 +48,27 @@ bench: $(VENV)/.test
 bench-tpu-static: $(VENV)/.aot
 	$(BIN)/python -m rwkv_kernels.bench_tpu_static --out docs/tpu_bundles.md
 
+bench-gpu-static: $(VENV)/.aot
+	$(BIN)/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
+
+# On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
+# which live in an environment of their own.
+gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
+	$(BIN)/python -m pytest -m gpu
+	$(VENV)-rivals/bin/python kernels/rwkv_kernels/bench_gpu_torch.py --out build/gpu_rivals.json
+	$(BIN)/python -m rwkv_kernels.bench_gpu --rivals build/gpu_rivals.json --out docs/gpu_bench.md
+$(VENV)-rivals/.installed:
+	mkdir -p build
+	$(PYTHON) -m venv $(VENV)-rivals
+	$(VENV)-rivals/bin/python -m pip install -q 'torch>=2.6' 'flash-linear-attention>=0.3'
+	touch $@
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # An extra is installed once, and again when the pins change.
 $(VENV)/.%: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch aot,$*),test$(comma)$*,$*)]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch aot cuda13,$*),test$(comma)$*,$*)]'
 	touch $@
 comma := ,

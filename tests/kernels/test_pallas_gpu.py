@@ -5,30 +5,31 @@ are played by JAX's own. That the kernels also compile for a real GPU is seen in
 `test_pallas_gpu_aot.py`.
 """
 
-import functools
-
-import chex
 import float64_loop
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from float64_loop import REGIMES
+from gpu_judge import (
+    assert_near,
+    both_directions,
+    check_both_directions,
+    check_causal,
+    judge_sees,
+    rounded,
+)
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from regimes import NAMES
 
-from rwkv_kernels import IMPLEMENTATIONS, pallas_gpu
+from rwkv_kernels import IMPLEMENTATIONS
 from rwkv_kernels.api import Call
 
 # Reads beyond an array give zeros, as the copy engine's do (and so does what was never written).
 INTERPRETER = InterpretGPUParams(
     detect_races=True, out_of_bounds_reads="uninitialized", uninitialized_memory="zero"
 )
-# Operands of products are rounded to 8 bits; the largest error seen is 5.4e-3 of a maximum.
-TOLERANCE = 8e-3
-
 # One tile and several, the last full and cut short; states of one block of rows and of two.
 BI_CASES = ((1, 1, 1, 80), (2, 2, 1, 64), (1, 3, 2, 80), (1, 49, 2, 80), (1, 77, 2, 64))
 CAUSAL_CASES = ((1, 1, 1, 64), (2, 7, 1, 80), (1, 77, 2, 64))
@@ -76,83 +77,25 @@ def test_a_race_would_be_seen(watched):
     assert [state.races_found for state in watched] == [True]
 
 
-@functools.cache
-def rounded(shape, regime):
-    """Inputs as the kernels get them: all but w, u and states rounded to bfloat16."""
-    x = float64_loop.inputs(*shape, regime, seed=REGIMES.index(regime))
-    kept = ("w", "u", "state", "dstate")
-    return {
-        name: jnp.asarray(a, jnp.float32 if name in kept else jnp.bfloat16) for name, a in x.items()
-    }
-
-
-def judge_sees(x):
-    return {name: np.asarray(a, np.float64) for name, a in x.items()}
-
-
-def assert_near(results, expected, names):
-    for name, got, want in zip(names, results, expected, strict=True):
-        scale = max(np.abs(want).max(), 1e-6)
-        error = np.abs(np.asarray(got, np.float64) - want).max() / scale
-        assert error < TOLERANCE, f"{name}: {error:.1e} of the maximum"
-
-
-@functools.cache
-def both_directions(shape):
-    def value_and_gradients(r, k, v, w, u, g):
-        function = functools.partial(pallas_gpu.bi_wkv6, interpret=INTERPRETER)
-        y, pullback = jax.vjp(function, r, k, v, w, u)
-        return y, *pullback(g)
-
-    return jax.jit(value_and_gradients)
-
-
-@functools.cache
-def causal(shape):
-    def value_and_gradients(r, k, v, w, u, state, g, dstate):
-        function = functools.partial(pallas_gpu.wkv6, interpret=INTERPRETER)
-        (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
-        return y, final, *pullback((g, dstate))
-
-    return jax.jit(value_and_gradients)
-
-
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("shape", BI_CASES, ids=str)
 def test_both_directions(shape, regime, watched):
-    _check_both_directions(shape, regime, watched)
+    check_both_directions(shape, regime, INTERPRETER)
+    assert_no_races(watched, kernels=2 if shape[1] <= 64 else 8)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("shape", [(1, 196, 1, 80), (1, 257, 1, 64)], ids=str)
 def test_longer_sequences(shape, regime, watched):
-    _check_both_directions(shape, regime, watched)
-
-
-def _check_both_directions(shape, regime, watched):
-    x = rounded(shape, regime)
-    results = both_directions(shape)(*(x[name] for name in "rkvwug"))
-    judge = judge_sees(x)
-    y, gradients = float64_loop.bi_wkv(*(judge[name] for name in "rkvwu"), g=judge["g"])
-    assert_near(results, (y, *gradients), NAMES[:6])
+    check_both_directions(shape, regime, INTERPRETER)
     assert_no_races(watched, kernels=2 if shape[1] <= 64 else 8)
-    chex.assert_type(results[:4], jnp.bfloat16)
-    chex.assert_type(results[4:], jnp.float32)
-    dw = results[4]
-    assert not dw[:, 0].any(), "the decay of the first token never acts"
-    assert not dw[:, -1].any(), "nor that of the last"
 
 
 @pytest.mark.parametrize("regime", ["typical", "spiky"])
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
 def test_causal_with_states(shape, regime, watched):
-    x = rounded(shape, regime)
-    names = ("r", "k", "v", "w", "u", "state", "g", "dstate")
-    results = causal(shape)(*(x[name] for name in names))
-    judge = judge_sees(x)
-    outputs, gradients = float64_loop.wkv(*(judge[name] for name in names))
-    assert_near(results, (*outputs, *gradients), ("y", "final state", *NAMES[1:]))
+    check_causal(shape, regime, INTERPRETER)
     assert_no_races(watched, kernels=5)
 
 
@@ -160,7 +103,7 @@ def test_no_decay_logit_is_too_large():
     x = dict(rounded((1, 12, 1, 64), "typical"))
     for step, logit in ((1, -1e4), (4, 87.0), (7, 1e4), (8, -1e4)):
         x["w"] = x["w"].at[:, step].set(logit)
-    results = both_directions((1, 12, 1, 64))(*(x[name] for name in "rkvwug"))
+    results = both_directions((1, 12, 1, 64), INTERPRETER)(*(x[name] for name in "rkvwug"))
     x["w"] = jnp.minimum(x["w"], 80.0)  # whose exponential is still finite
     judge = judge_sees(x)
     y, gradients = float64_loop.bi_wkv(*(judge[name] for name in "rkvwu"), g=judge["g"])

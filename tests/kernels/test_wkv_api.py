@@ -58,7 +58,7 @@ def test_errors_come_before_anything_compiles():
 
 def test_unknown_implementation():
     with pytest.raises(
-        ValueError, match="'fast'; known: pallas_tpu, chunked, reference, associative_scan"
+        ValueError, match="'fast'; known: pallas_tpu, pallas_gpu, chunked, reference"
     ):
         bi_wkv6(**_arguments(), implementation="fast")
 

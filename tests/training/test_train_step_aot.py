@@ -1,6 +1,6 @@
-"""The whole training step through the real compiler, for TPUs.
+"""The whole training step through the real compilers, for TPUs and for a Hopper GPU.
 
-Two minutes and more: run by `make test-slow`.
+Minutes: run by `make test-slow`.
 """
 
 import dataclasses
@@ -17,15 +17,25 @@ from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import TrainState
 from rwkv_jax.training.update import TrainStep, make_train_step
-from rwkv_kernels.tpu import topology
+from rwkv_kernels.gpu import topology as gpu_topology
+from rwkv_kernels.tpu import topology as tpu_topology
 
 pytestmark = [pytest.mark.aot, pytest.mark.slow]
 
 BATCH_PER_CHIP = 256
 
 
-def _lowered_for_tpu(config: ClipConfig, devices: int) -> jax.stages.Lowered:
-    mesh = topology.mesh("v5e:2x2", devices=devices)
+def _two_layers() -> ClipConfig:
+    """B/32; blocks are scanned, so two layers a tower make the program that twelve make."""
+    b32 = rwkv_clip_b32()
+    return dataclasses.replace(
+        b32,
+        image=dataclasses.replace(b32.image, depth=2, remat=True),
+        text=dataclasses.replace(b32.text, depth=2, remat=True),
+    )
+
+
+def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     optimizer = make_optimizer(OptimizerConfig(), steps=100)
     step: TrainStep = make_train_step(
         model_graphdef(config, jnp.bfloat16),
@@ -45,7 +55,7 @@ def _lowered_for_tpu(config: ClipConfig, devices: int) -> jax.stages.Lowered:
     state = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params)
     )
-    B = BATCH_PER_CHIP * devices
+    B = BATCH_PER_CHIP * mesh.size
     size, length = config.image.image_size, config.text.context_length
     batch = {
         "image": jax.ShapeDtypeStruct((B, size, size, 3), jnp.uint8),
@@ -55,15 +65,9 @@ def _lowered_for_tpu(config: ClipConfig, devices: int) -> jax.stages.Lowered:
     return step.lower(on_chips(state, replicated(mesh)), on_chips(batch, batch_sharding(mesh)))
 
 
-def test_kernels_stand_in_the_training_step_without_relayouts():
-    """Blocks are scanned, so two layers a tower make the program that twelve make."""
-    b32 = rwkv_clip_b32()
-    config = dataclasses.replace(
-        b32,
-        image=dataclasses.replace(b32.image, depth=2, remat=True),
-        text=dataclasses.replace(b32.text, depth=2, remat=True),
-    )
-    program = _lowered_for_tpu(config, devices=4).compile().as_text()
+def test_tpu_kernels_stand_in_the_step_without_relayouts():
+    mesh = tpu_topology.mesh("v5e:2x2", devices=4)
+    program = _lowered(_two_layers(), mesh).compile().as_text()
     lines = program.splitlines()
     kernels = [
         re.match(r" *(?:ROOT )?%(\w+)", line)[1] for line in lines if '"tpu_custom_call"' in line
@@ -85,3 +89,26 @@ def _is_relayout(line: str, size: int) -> bool:
         return False
     found = re.match(r" *(?:ROOT )?%\S+ = \w+\[([\d,]+)\]\S* (?:copy|transpose)\(", line)
     return bool(found) and math.prod(int(n) for n in found[1].split(",")) == size
+
+
+def test_gpu_kernels_stand_in_the_step_without_relayouts():
+    # Without a GPU nothing can be tried out, so matrix products are left to cuBLAS as they are.
+    options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+    lowered = _lowered(_two_layers(), gpu_topology.mesh())
+    program = lowered.compile(compiler_options=options).as_text()
+    defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
+    calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]
+    # Image tower: forward, forward again and backward. Text tower, two tiles: to each forward two
+    # sweeps for states, and to backward two more.
+    assert len(calls) == 3 + 9
+    for call in calls:
+        operands = re.search(r" custom-call\((.*?)\), custom_call_target", call)[1]
+        made_by = [_made_by(defined, name) for name in re.findall(r"%([\w.\-]+)", operands)]
+        assert not {"copy", "transpose", "convert"} & set(made_by), (made_by, call[:300])
+
+
+def _made_by(defined: dict[str, str], name: str) -> str:
+    """The operation that an array comes from, seen through views."""
+    found = re.match(r"(?:\([^=]*?\)|\S+) ([\w\-]+)\((?:%([\w.\-]+))?", defined[name])
+    operation, operand = found.groups()
+    return _made_by(defined, operand) if operation in ("bitcast", "reshape") else operation

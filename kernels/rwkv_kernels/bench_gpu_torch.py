@@ -1,0 +1,103 @@
+"""Times of rivals in PyTorch on a GPU: a script of its own, for an environment without JAX.
+
+fla's `chunk_rwkv6` reads one way; both ways are two calls, one on the reversed sequence, and the
+bonus of the present token counted once. Scaled dot-product attention is no WKV, but what a tower
+would have in its place. Needs torch and flash-linear-attention; `make gpu-check` runs it.
+
+python bench_gpu_torch.py --out FILE.json
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import fla
+import torch
+from fla.ops.rwkv6 import chunk_rwkv6
+
+# B, T, H, N; as in bench_gpu.py.
+SHAPES = (
+    (1024, 49, 8, 80),
+    (1024, 77, 10, 64),
+    (1024, 196, 8, 80),
+    (16, 1024, 8, 80),
+    (1, 16384, 8, 80),
+)
+
+
+def fla_both_ways(r, k, v, w, u) -> torch.Tensor:
+    log_d = -torch.exp(w.float())
+    forward, _ = chunk_rwkv6(r, k, v, log_d, u, scale=1.0)
+    turned = [x.flip(1) for x in (r, k, v, log_d)]
+    backward, _ = chunk_rwkv6(*turned, torch.zeros_like(u), scale=1.0)
+    return forward + backward.flip(1)
+
+
+def attention(r, k, v, w, u) -> torch.Tensor:
+    del w, u
+    q, k, v = (x.transpose(1, 2) for x in (r, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+RIVALS: dict[str, Callable[..., torch.Tensor]] = {
+    "fla chunk_rwkv6, both ways": fla_both_ways,
+    "scaled_dot_product_attention": attention,
+}
+
+
+def milliseconds(run: Callable[[], object], calls: int) -> float:
+    times = []
+    for i in range(calls + 3):  # the first three choose and warm up kernels
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        if i >= 3:
+            times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+def measure(function, shape: tuple[int, ...], calls: int) -> list[float]:
+    """Milliseconds of forward, and of forward and backward."""
+    make = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=make, device="cuda", dtype=torch.bfloat16)
+
+    r, k, v, g = (normal(*shape) for _ in range(4))
+    w = torch.rand(*shape, generator=make, device="cuda") * 5.5 - 6
+    u = 0.5 * normal(*shape[2:])
+    inputs = [x.requires_grad_() for x in (r, k, v, w, u)]
+
+    def once() -> None:
+        with torch.no_grad():
+            function(*inputs)
+
+    def both() -> None:
+        y = function(*inputs)
+        torch.autograd.grad(y, inputs, g, allow_unused=True)
+
+    return [milliseconds(once, calls), milliseconds(both, calls)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    results: dict[str, object] = {
+        "versions": f"Rivals by CUDA events: torch {torch.__version__}, fla {fla.__version__}."
+    }
+    for shape in SHAPES:
+        print(list(shape), flush=True)
+        results[str(list(shape))] = {
+            name: measure(function, shape, options.calls) for name, function in RIVALS.items()
+        }
+    options.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
