@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static bench-gpu-static gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static bench-gpu-static bench-crossings gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -50,6 +50,8 @@ bench-tpu-static: $(VENV)/.aot
 
 bench-gpu-static: $(VENV)/.aot
 	$(BIN)/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
+bench-crossings: $(VENV)/.aot
+	JAX_PLATFORMS=cpu $(BIN)/python -m rwkv_jax.bench_crossings --out docs/crossings.md
 
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.

@@ -5,7 +5,9 @@ which the matrix products want, and XLA fuses it with the interpolation that fol
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -18,7 +20,7 @@ def text_shift(x: Float[Array, "B T D"], *, heads: int) -> Float[Array, "B T D"]
     _, T, D = x.shape
     share = _share_of_head(D, heads, shares=2)
     everywhere = np.ones(T, bool)
-    return _take(x, [(-1, everywhere, share == 0), (+1, everywhere, share == 1)])
+    return _shift(x, [_Tap(-1, everywhere, share == 0), _Tap(+1, everywhere, share == 1)])
 
 
 def image_shift(
@@ -38,14 +40,14 @@ def image_shift(
     patch = np.arange(T) < height * width
     share = _share_of_head(D, heads, shares=4)
     taps = [
-        (-1, patch & (column > 0), share == 0),
-        (+1, patch & (column < width - 1), share == 1),
-        (-width, patch & (row > 0), share == 2),
-        (+width, patch & (row < height - 1), share == 3),
+        _Tap(-1, patch & (column > 0), share == 0),
+        _Tap(+1, patch & (column < width - 1), share == 1),
+        _Tap(-width, patch & (row > 0), share == 2),
+        _Tap(+width, patch & (row < height - 1), share == 3),
     ]
     if with_cls_token:
-        taps.append((0, ~patch, np.ones(D, bool)))
-    return _take(x, taps)
+        taps.append(_Tap(0, ~patch, np.ones(D, bool)))
+    return _shift(x, taps)
 
 
 def _share_of_head(width: int, heads: int, *, shares: int) -> np.ndarray:
@@ -54,10 +56,43 @@ def _share_of_head(width: int, heads: int, *, shares: int) -> np.ndarray:
     return (np.arange(width) % head_size) // (head_size // shares)
 
 
-def _take(
-    x: Float[Array, "B T D"], taps: list[tuple[int, Bool[np.ndarray, "T"], Bool[np.ndarray, "D"]]]
-) -> Float[Array, "B T D"]:
-    """y[t, c] = x[t + offset, c] for the tap whose rows hold t and channels hold c, else 0."""
+class _Tap(NamedTuple):
+    """Token t takes its channels from token t + offset, where `rows` holds t."""
+
+    offset: int
+    rows: Bool[np.ndarray, "T"]
+    channels: Bool[np.ndarray, "D"]
+
+    def reversed(self) -> "_Tap":
+        """What gradients take: token t + offset takes from t."""
+        rows = np.zeros_like(self.rows)
+        taken_from = np.flatnonzero(self.rows) + self.offset
+        rows[taken_from[(taken_from >= 0) & (taken_from < len(rows))]] = True
+        return _Tap(-self.offset, rows, self.channels)
+
+
+def _shift(x: Float[Array, "B T D"], taps: list[_Tap]) -> Float[Array, "B T D"]:
+    """y[t, c] = x[t + offset, c] for the tap whose rows hold t and channels hold c, else 0.
+
+    Each number goes to one token at most, so the gradient is a shift as well: one pass, where
+    autodiff would write a masked array for each tap and add them up.
+    """
+
+    @jax.custom_vjp
+    def shift(x):
+        return _take(x, taps)
+
+    def forward(x):
+        return shift(x), None
+
+    def backward(_, g):
+        return (_take(g, [tap.reversed() for tap in taps]),)
+
+    shift.defvjp(forward, backward)
+    return shift(x)
+
+
+def _take(x: Float[Array, "B T D"], taps: list[_Tap]) -> Float[Array, "B T D"]:
     T = x.shape[1]
     y = jnp.zeros_like(x)
     for offset, rows, channels in taps:

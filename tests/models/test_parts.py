@@ -46,6 +46,24 @@ def test_cls_token_stays_and_is_no_neighbour():
     np.testing.assert_array_equal(shifted[:6], without[0])
 
 
+@pytest.mark.parametrize(
+    "shift",
+    [
+        functools.partial(text_shift, heads=2),
+        functools.partial(image_shift, heads=2, grid=(2, 3), with_cls_token=True),
+    ],
+    ids=["text", "image"],
+)
+def test_gradient_of_a_shift_is_its_transpose(shift):
+    """Against the shift's own matrix, made column by column from its values."""
+    T, D = 7, 8
+    unit = jnp.eye(T * D).reshape(T * D, 1, T, D)  # [T D, T D] -> [T D, 1, T, D]
+    matrix = jax.vmap(shift)(unit).reshape(T * D, T * D)  # row: an input; column: an output
+    x, g = jax.random.normal(jax.random.key(0), (2, 1, T, D))
+    (gradient,) = jax.vjp(shift, x)[1](g)
+    np.testing.assert_array_equal(gradient.reshape(-1), matrix @ g.reshape(-1))
+
+
 # torch.nn.functional.interpolate(identity, mode="bicubic", align_corners=False), PyTorch 2.13.
 TORCH_BICUBIC = {
     (3, 5): [

@@ -1,0 +1,157 @@
+"""How often activations cross memory in a compiled block: what an accelerator's time goes to.
+
+A block of RWKV-CLIP B/32's image tower is compiled for a TPU or GPU that need not be there. Each
+operation of the compiled program reads its operands from memory and writes its results; those as
+large as an activation are counted, in units of one [B, T, D] in bfloat16. A float32 one counts two.
+
+Needs the extra `aot`: python -m rwkv_jax.bench_crossings [--device h200] [--out FILE.md]
+"""
+
+import argparse
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tqdm
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+import rwkv_kernels.gpu.topology
+import rwkv_kernels.tpu.topology
+from rwkv_jax.models import rwkv_clip_b32
+from rwkv_jax.models.block import Block
+from rwkv_jax.models.image_encoder import image_block_spec
+from rwkv_jax.models.token_shift import image_shift
+from rwkv_kernels.bench import save
+
+BATCH = 256
+DEVICES = {
+    "v5e": lambda: rwkv_kernels.tpu.topology.mesh("v5e:2x2", devices=1),
+    "h200": rwkv_kernels.gpu.topology.mesh,
+}
+_BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
+# Views, and the waiting half of what began before.
+_MOVES_NOTHING = {"parameter", "bitcast", "tuple", "get-tuple-element", "constant", "reshape"}
+
+
+def compiled_block(device: str, wkv: Callable | None, *, backward: bool) -> str:
+    """The compiled program of a block, forward, or forward and all gradients.
+
+    wkv: in place of the one that the model picks.
+    """
+    mesh = DEVICES[device]()
+    config = rwkv_clip_b32().image
+    spec = image_block_spec(config)
+    spec = spec if wkv is None else dataclasses.replace(spec, wkv=wkv)
+    block = nnx.eval_shape(lambda: Block(spec, 0, rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(block)
+    shift = functools.partial(
+        image_shift, heads=config.heads, grid=(config.grid,) * 2, with_cls_token=False
+    )
+    sharding = NamedSharding(mesh, PartitionSpec())
+
+    def there(tree):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    def forward(state, x):
+        return nnx.merge(graphdef, state)(x, shift)
+
+    def with_gradients(state, x, g):
+        y, pullback = jax.vjp(forward, state, x)
+        return y, pullback(g)
+
+    x = there(jax.ShapeDtypeStruct((BATCH, config.grid**2, config.width), jnp.bfloat16))
+    # Without a GPU nothing can be tried out, so matrix products are left to cuBLAS as they are.
+    options: dict[str, str | bool] = {
+        "xla_gpu_enable_triton_gemm": False,
+        "xla_gpu_autotune_level": "0",
+    }
+    with jax.set_mesh(mesh):
+        function, inputs = (with_gradients, (x, x)) if backward else (forward, (x,))
+        lowered = jax.jit(function).lower(there(state), *inputs)
+        return lowered.compile(compiler_options=options if device == "h200" else {}).as_text() or ""
+
+
+def crossings(program: str) -> collections.Counter[str]:
+    """Units of [B, T, D] in bfloat16 that cross memory, by kind of operation."""
+    config = rwkv_clip_b32().image
+    unit = 2 * BATCH * config.grid**2 * config.width
+    entry = program[program.index("\nENTRY ") :]
+    shapes: dict[str, str] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for line in entry.splitlines():
+        found = re.match(r" *(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)", line)
+        if not found:
+            continue
+        name, shape, operation, rest = found.groups()
+        shapes[name] = shape
+        if operation in _MOVES_NOTHING or operation.endswith("-done"):
+            continue
+        operands = set(re.findall(r"%([\w.\-]+)", rest.split(", metadata=")[0]))
+        moved = [shape, *(shapes[x] for x in operands if x in shapes)]
+        sizes = (size / unit for x in moved for size in _sizes(x))
+        counts[_kind(operation, line)] += round(sum(size for size in sizes if size > 0.9))
+    return counts
+
+
+def _sizes(shape: str) -> list[int]:
+    """Bytes of each array in an HLO shape, which may be a tuple."""
+    return [
+        _BYTES.get(dtype, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
+        for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+    ]
+
+
+def _kind(operation: str, line: str) -> str:
+    if operation == "custom-call" and ("tpu_custom_call" in line or "mosaic_gpu" in line):
+        return "WKV kernels"
+    if operation in ("custom-call", "dot", "convolution") or "kind=kOutput" in line:
+        return "matrix products and what is fused into them"
+    if operation in ("copy", "transpose", "copy-start"):
+        return "copies"
+    return "all else"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", action="append", choices=DEVICES, help="default: all")
+    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
+    options = parser.parse_args()
+    kinds = ("WKV kernels", "matrix products and what is fused into them", "copies", "all else")
+    lines = [
+        "# Crossings of memory by activations in a block\n",
+        f"A block of B/32's image tower, {BATCH} x 49 tokens of 640 channels in bfloat16, compiled "
+        f"by jax {jax.__version__}. In units of one such array, read or written.\n",
+        f"| device | WKV | | all | {' | '.join(kinds)} |",
+        "|---" * (4 + len(kinds)) + "|",
+    ]
+    wkvs = {
+        "`chunked`": functools.partial(rwkv_kernels.bi_wkv6, implementation="chunked"),
+        "kernels": None,
+    }
+    jobs = [
+        (device, name, backward)
+        for device in options.device or DEVICES
+        for name in wkvs
+        for backward in (False, True)
+    ]
+    for device, name, backward in tqdm.tqdm(jobs, unit="program"):
+        counts = crossings(compiled_block(device, wkvs[name], backward=backward))
+        what = "forward + backward" if backward else "forward"
+        cells = (device, name, what, counts.total(), *(counts[kind] for kind in kinds))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    print("\n".join(lines))
+    if options.out:
+        save(options.out, lines)
+
+
+if __name__ == "__main__":
+    main()
