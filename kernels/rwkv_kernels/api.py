@@ -5,6 +5,7 @@ size. Any T >= 1, any N that is a multiple of 4; no 1/sqrt(N) scale.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable
 
@@ -212,14 +213,26 @@ def _choose(call: Call, name: str | None) -> Implementation:
     for candidate, implementation in IMPLEMENTATIONS.items():
         reasons = implementation.why_not(call)
         if not reasons:
-            because = f" ({'; '.join(passed_over)})" if passed_over else ""
-            logger.info(
-                "%s %s %s on %s: %s%s",
-                call.function, call.shape, call.dtype, call.platform, candidate, because,
-            )  # fmt: skip
+            _log_choice(call, candidate, passed_over)
             return implementation
         passed_over.append(f"not {candidate}: {', '.join(reasons)}")
     raise ValueError(
         f"{call.function}: nothing can serve {call.shape} {call.dtype} on {call.platform}: "
         f"{'; '.join(passed_over)}."
     )
+
+
+def _log_choice(call: Call, chosen: str, passed_over: list[str]) -> None:
+    because = f" ({'; '.join(passed_over)})" if passed_over else ""
+    logger.info(
+        "%s %s %s on %s: %s%s",
+        call.function, call.shape, call.dtype, call.platform, chosen, because,
+    )  # fmt: skip
+    if call.platform != "cpu" and not chosen.startswith("pallas"):
+        _warn_once(f"{call.function} on {call.platform} takes {chosen}, no kernel{because}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Once a process and reason: a model traces its WKV many times."""
+    logger.warning(message)

@@ -64,7 +64,7 @@ def test_unknown_implementation():
 
 
 def _elsewhere():
-    """A row for another platform, in front: what a kernel for an accelerator will be."""
+    """A row for another platform, in front, as a kernel for an accelerator is."""
 
     def why_not(call: api.Call):
         reasons = [] if call.platform == "tpu" else [f"needs a TPU, this is {call.platform}"]
@@ -82,6 +82,16 @@ def test_fallback_logs_why(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="rwkv_kernels"):
         bi_wkv6(**_arguments())
     assert "chunked (not kernel: needs a TPU, this is cpu, N = 8 is no multiple" in caplog.text
+
+
+def test_a_gpu_without_a_kernel_warns_once(monkeypatch, caplog):
+    monkeypatch.setattr(api, "platform", lambda: "gpu")
+    monkeypatch.setattr(api, "device_kind", lambda: "NVIDIA A100-SXM4-80GB")
+    for _ in range(2):
+        bi_wkv6(**_arguments())
+    (warning,) = [x.message for x in caplog.records if x.levelno == logging.WARNING]
+    assert warning.startswith("bi_wkv6 on gpu takes chunked, no kernel (not pallas_tpu: ")
+    assert "not pallas_gpu: it is a Hopper GPU's kernel, and this is 'NVIDIA A100" in warning
 
 
 def test_a_named_one_fails_with_every_reason(monkeypatch):
