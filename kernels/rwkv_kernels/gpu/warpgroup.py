@@ -6,7 +6,6 @@ register layouts and no products of registers, is given the same arithmetic in p
 
 import dataclasses
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -18,8 +17,7 @@ from jaxtyping import Array, Float
 
 from rwkv_kernels.gpu.plan import TILE, Plan
 
-# JAX 0.10 wants the index that 0.11 lets one leave out.
-_WHOLE = () if "idx" in inspect.signature(plgpu.load).parameters else None
+_WHOLE = ()  # an index: JAX 0.10 wants one, 0.11 lets it be left out
 BFLOAT16 = jnp.bfloat16
 
 
