@@ -136,7 +136,7 @@ def config_file(run_config, tmp_path_factory):
     """A config file that asks for one retrieval only."""
     path = tmp_path_factory.mktemp("configs") / "one.py"
     only = dataclasses.replace(run_config, eval=EvalConfig(run_config.eval.retrieval))
-    source = "from rwkv_jax.config import *\nfrom rwkv_jax.evaluation.config import *\n"
-    source += "from rwkv_jax.models import *\nfrom rwkv_jax.training.config import *\n"
+    rooms = ("config", "data.config", "evaluation.config", "models", "training.config")
+    source = "".join(f"from rwkv_jax.{room} import *\n" for room in rooms)
     path.write_text(source + f"config = {only!r}\n")
     return path

@@ -133,7 +133,6 @@ def test_bfloat16_inputs():
     for got, want in zip((y, *gradients), (y_judge, *judged), strict=True):
         error = np.abs(np.asarray(got, np.float64) - want).max() / np.abs(want).max()
         assert error < 6e-3
-        print("bferr", error)
 
 
 def test_no_decay_logit_is_too_large():
