@@ -4,6 +4,9 @@ PYTHON_NEXT ?= python3.12
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/demo
+# Compilers for TPUs and GPUs, apart from the rest: their CUDA plugin looks for a GPU whenever JAX
+# starts, and says at length that there is none.
+AOT = $(VENV)-aot
 
 .PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static bench-gpu-static bench-crossings gpu-check clean
 
@@ -19,12 +22,12 @@ test: $(VENV)/.test
 test-torch: $(VENV)/.torch
 	$(BIN)/python -m pytest -m torch
 # Programs for TPUs and GPUs through their real compilers, which need neither.
-test-aot: $(VENV)/.aot
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m "aot and not slow"
+test-aot: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest -n 2 -m "aot and not slow"
 test-network: $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m pytest -m network
-test-slow: $(VENV)/.aot
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 -m slow
+test-slow: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest -n 2 -m slow
 
 # The same tests on the next Python and JAX.
 test-next:
@@ -45,13 +48,13 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.test
 	$(BIN)/python -m rwkv_kernels.bench --out docs/wkv_bench.md
-bench-tpu-static: $(VENV)/.aot
-	$(BIN)/python -m rwkv_kernels.bench_tpu_static --out docs/tpu_bundles.md
+bench-tpu-static: $(AOT)/.installed
+	$(AOT)/bin/python -m rwkv_kernels.bench_tpu_static --out docs/tpu_bundles.md
 
-bench-gpu-static: $(VENV)/.aot
-	$(BIN)/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
-bench-crossings: $(VENV)/.aot
-	JAX_PLATFORMS=cpu $(BIN)/python -m rwkv_jax.bench_crossings --out docs/crossings.md
+bench-gpu-static: $(AOT)/.installed
+	$(AOT)/bin/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
+bench-crossings: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_crossings --out docs/crossings.md
 
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.
@@ -71,6 +74,10 @@ clean:
 # An extra is installed once, and again when the pins change.
 $(VENV)/.%: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch aot cuda13,$*),test$(comma)$*,$*)]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch cuda13,$*),test$(comma)$*,$*)]'
 	touch $@
 comma := ,
+$(AOT)/.installed: setup.cfg constraints.txt
+	test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
+	$(AOT)/bin/python -m pip install -q -c constraints.txt -e '.[test,aot]'
+	touch $@
