@@ -65,7 +65,7 @@ gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
 $(VENV)-rivals/.installed:
 	mkdir -p build
 	$(PYTHON) -m venv $(VENV)-rivals
-	$(VENV)-rivals/bin/python -m pip install -q 'torch>=2.6' 'flash-linear-attention>=0.3'
+	$(VENV)-rivals/bin/python -m pip install -q 'torch>=2.6' 'flash-linear-attention>=0.6,<0.7'
 	touch $@
 
 clean:

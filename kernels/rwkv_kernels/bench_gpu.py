@@ -96,6 +96,8 @@ def main() -> None:
     parser.add_argument("--rivals", type=Path, help="what bench_gpu_torch.py wrote")
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args()
+    if options.calls < 2:
+        parser.error(f"--calls must be at least 2 to have a median, got {options.calls}")
     if platform() != "gpu":
         sys.exit(f"This measures a GPU, and JAX found {device_kind()!r}: install the extra cuda13.")
     rivals = json.loads(options.rivals.read_text()) if options.rivals else {}

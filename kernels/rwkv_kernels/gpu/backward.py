@@ -123,8 +123,9 @@ def _kernel(
     def add(to_r, to_k, c: Array, mask: Array) -> None:
         """Adds to dr, dk and d log d what comes through r c and k c, c a product of decays.
 
-        to_r, to_k: pairs whose products are the gradients of r c and k c, or None; mask: which log
-        decays (row) are in the log of which token's c (column).
+        to_r, to_k: give the pairs whose products are the gradients of r c and k c, when they are
+        wanted and not before, for want of registers; or None. mask: which log decays (row) are in
+        the log of which token's c (column).
         """
         parts = []
         for pair, total, x in ((to_r, dr_, r_), (to_k, dk_, k_)):

@@ -50,7 +50,7 @@ def decays_to_midpoint(wg: Warpgroup, m: Array, *, transposed: bool = False) -> 
 
 
 def decays_to_edge(wg: Warpgroup, *, left: bool, transposed: bool = False) -> Array:
-    """1 where the column's decay lies strictly between the row's token and an edge of the tile."""
+    """1 where the column's token lies beyond the row's, on one side: up to an edge of the tile."""
     t, s = reversed(wg.position()) if transposed else wg.position()
     return _ones(s < t if left else s > t)
 

@@ -12,11 +12,9 @@ from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
+from rwkv_kernels import reference
 from rwkv_kernels.gpu import masks
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Transposed, Warpgroup
-
-# log d of a token that forgets everything: exp(-1e4) is 0 in float32, and sums stay finite.
-_LARGEST_RATE = 1e4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +56,7 @@ def own_scores(
 
 def log_decay(wg: Warpgroup, w, tokens: Array) -> Float[Array, "64 N"]:
     """log d of a tile of decay logits in shared memory; 0 from row `tokens` on: nothing decays."""
-    return jnp.where(wg.rows() < tokens, -jnp.minimum(jnp.exp(wg.load(w)), _LARGEST_RATE), 0.0)
+    return jnp.where(wg.rows() < tokens, reference.log_decay(wg.load(w)), 0.0)
 
 
 def to_midpoint(wg: Warpgroup, log_d: Split, m: Array) -> Float[Array, "64 N"]:
@@ -67,7 +65,7 @@ def to_midpoint(wg: Warpgroup, log_d: Split, m: Array) -> Float[Array, "64 N"]:
 
 
 def to_edge(wg: Warpgroup, log_d: Split, *, left: bool) -> Float[Array, "64 N"]:
-    """The product of the decays strictly between each token and the tile's edge, included."""
+    """The product of the decays of all tokens of the tile that lie beyond each one, on one side."""
     return jnp.exp(log_d.summed_by(wg, masks.decays_to_edge(wg, left=left)))
 
 
