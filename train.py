@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 
 from rwkv_jax.config import ConfigError, RunConfig, differences, load_config, override
 from rwkv_jax.data.catalog import open_dataset
@@ -22,27 +20,28 @@ from rwkv_jax.data.prefetch import device_prefetch
 from rwkv_jax.data.records import DatasetError
 from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.data.tokenizer import Tokenizer
+from rwkv_jax.distributed import Cluster, ProcessesError, check_agreement, is_first, join
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.report import write_report
 from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import Evaluation, check_datasets, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.host_memory import keep_freed_memory
-from rwkv_jax.models import RwkvClip
-from rwkv_jax.models.params import model_graphdef, params_to_dict
-from rwkv_jax.precision import compute_dtype
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
-from rwkv_jax.training.metrics_log import MetricsLog
-from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from rwkv_jax.training.sharding import batch_sharding, check_batch_divides, make_mesh, replicated
-from rwkv_jax.training.state import TrainState
+from rwkv_jax.training.metrics_log import open_log
+from rwkv_jax.training.setup import set_up
+from rwkv_jax.training.sharding import batch_sharding, on_this_process
+from rwkv_jax.training.state import Params
 from rwkv_jax.training.stop import StopRequest
-from rwkv_jax.training.update import make_train_step
 from rwkv_jax.training.watch import NonFiniteLossError, Watch
 from rwkv_jax.weights import write_model_json
 
 
 def train(config: RunConfig, workdir: Path) -> None:
+    # ------------------------------------------------------------- all processes, one run
+    check_agreement(config.to_dict())
+    first_process = is_first()
+
     # ------------------------------------------------------------- the workdir: new, or known
     config_file = workdir / "config.json"
     if config_file.exists():
@@ -52,8 +51,10 @@ def train(config: RunConfig, workdir: Path) -> None:
                 f"{workdir} holds a run of another configuration ({'; '.join(changed)}):"
                 " give the new run another --workdir, or take these settings back"
             )
-    mesh = make_mesh()
-    check_batch_divides(config.batch_size, mesh)
+    try:
+        setup = set_up(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
     # ------------------------------------------------------------- data
     source = open_dataset(config.data.dataset, config.data.split, config.data.data_dir)
@@ -72,51 +73,33 @@ def train(config: RunConfig, workdir: Path) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
-    # ------------------------------------------------------------- model and optimizer
-    dtype = compute_dtype(config.precision)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-
-    def initial_state(key: jax.Array) -> TrainState:
-        params = params_to_dict(nnx.state(RwkvClip(config.model, rngs=nnx.Rngs(key))))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-    key = jax.random.key(config.seed)
-    state_like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
-        jax.eval_shape(initial_state, key),
-    )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state_like.params))
-    print(
-        f"{parameters:,} parameters, {len(source):,} records of {source.name}, {mesh.size}"
-        f" {jax.default_backend()} device(s), {dtype.name} matrix products",
-        flush=True,
-    )
+    if first_process:
+        print(
+            f"{setup.parameters:,} parameters, {len(source):,} records of {source.name},"
+            f" {setup.mesh.size} {jax.default_backend()} device(s) of {jax.process_count()}"
+            f" process(es), {setup.dtype.name} matrix products",
+            flush=True,
+        )
 
     # ------------------------------------------------------------- start, or go on
-    write_atomically(config_file, json.dumps(config.to_dict(), indent=1) + "\n")
-    write_model_json(workdir, config.model)
-    train_step = make_train_step(
-        model_graphdef(config.model, dtype),
-        optimizer,
-        learning_rate_schedule(config.optimizer, config.steps),
-        positives=config.positives,
-        seed=config.seed,
-        mesh=mesh,
-    )
+    if first_process:
+        write_atomically(config_file, json.dumps(config.to_dict(), indent=1) + "\n")
+        write_model_json(workdir, config.model)
     with (
         StopRequest() as stop,
         RunCheckpoints(workdir, config.checkpoint) as checkpoints,
         loader,
     ):
-        first = checkpoints.latest_step() or 0
+        first = checkpoints.newest_undamaged() or 0
         if first:
-            state, loader_state = checkpoints.restore(first, state_like)
+            state, loader_state = checkpoints.restore(first, setup.state_like)
             loader.set_state(loader_state)
-            print(f"going on from step {first} of {workdir}", flush=True)
+            if first_process:
+                print(f"going on from step {first} of {workdir}", flush=True)
         else:
-            state = jax.jit(initial_state, out_shardings=replicated(mesh))(key)
+            state = setup.initialise(jax.random.key(config.seed))
             loader_state = loader.get_state()
-        log = MetricsLog(workdir, first_step=first, total_steps=config.steps)
+        log = open_log(workdir if first_process else None, first, config.steps)
         watch = Watch(
             log,
             log_every=config.log_every,
@@ -130,44 +113,50 @@ def train(config: RunConfig, workdir: Path) -> None:
             checkpoints.save(state, loader_state)
             watch.last_saved = step
 
-        def judge(step: int) -> Evaluation:
+        def judge(step: int, params: Params) -> Evaluation:
             embedder = embedder_from(
-                config.model, state.params, dtype=dtype, batch_size=config.eval.batch_size
+                config.model, params, dtype=setup.dtype, batch_size=config.eval.batch_size
             )
             evaluation = evaluate(embedder, config.eval, config.data.data_dir, say=log.say)
             log.write(step, evaluation.metrics)
             return evaluation
 
         # --------------------------------------------------------- the steps
-        step = first
-        with device_prefetch(loader, batch_sharding(mesh), config.data.loader.prefetch) as batches:
+        step, stopped_by = first, None
+        with device_prefetch(
+            loader, batch_sharding(setup.mesh), config.data.loader.prefetch
+        ) as batches:
             for step in range(first + 1, config.steps + 1):
                 asked = time.monotonic()
                 batch, keys, loader_state = next(batches)
                 waited = time.monotonic() - asked
                 with jax.transfer_guard("disallow"):
-                    state, metrics = train_step(state, batch)
+                    state, metrics = setup.step(state, batch)
                 watch.step(step, metrics, keys, waited, loader_state)
-                if stop.signal is not None or step == config.steps:
+                stopped_by = stop.asked(step)
+                if stopped_by is not None or step == config.steps:
                     break
                 with watch.paused():
                     if step % config.checkpoint.every == 0:
                         save(step)
                     if config.eval_every is not None and step % config.eval_every == 0:
-                        judge(step)
+                        judge(step, on_this_process(state.params, setup.mesh))
         save(step)
         checkpoints.wait()
         if step < config.steps:
-            log.say(f"{stop.signal}: saved step {step}; the same command goes on from there")
+            log.say(f"{stopped_by}: saved step {step}; the same command goes on from there")
             log.close()
             return
 
         # --------------------------------------------------------- judge, and show
-        evaluation = judge(step)
+        params = on_this_process(state.params, setup.mesh)
+        evaluation = judge(step, params)
         log.close()
+        if not first_process:
+            return
         saved = checkpoints.directory / str(step)
         write_results(
-            workdir / "results.json", evaluation, checkpoint=saved, step=step, params=state.params
+            workdir / "results.json", evaluation, checkpoint=saved, step=step, params=params
         )
         print(evaluation.table())
         print(f"report: {write_report(workdir)}", flush=True)
@@ -177,18 +166,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", required=True, type=Path, help="RUN; made if missing")
+    several = parser.add_argument_group("several processes, where JAX cannot find them by itself")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    several.add_argument("--processes", type=int, help="how many there are")
+    several.add_argument("--process-id", type=int, help="which one this is, from 0")
     arguments, overrides = parser.parse_known_args()
     keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
+        join(Cluster(arguments.coordinator, arguments.processes, arguments.process_id))
         train(override(load_config(arguments.config), overrides), arguments.workdir)
     except (
         CheckpointError,
         ConfigError,
         DatasetError,
-        FileNotFoundError,
         NonFiniteLossError,
-        PermissionError,
+        OSError,  # no such file, no permission, no space
+        ProcessesError,
         TooManySkippedError,
     ) as error:
         sys.exit(f"train.py: {error}")

@@ -13,7 +13,13 @@ import tyro
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.models.config import ClipConfig
-from rwkv_jax.training.config import CheckpointConfig, OptimizerConfig, Positives, require
+from rwkv_jax.training.config import (
+    CheckpointConfig,
+    MeshConfig,
+    OptimizerConfig,
+    Positives,
+    require,
+)
 
 
 class ConfigError(ValueError):
@@ -48,6 +54,7 @@ class RunConfig:
             pictures of the same concept in the batch are.
         precision: "auto" takes bfloat16 matmuls on accelerators and float32 on CPUs.
         log_every: steps between two lines of metrics.
+        mesh: how the devices are laid out; a restarted run may have another.
         eval: what is measured after the last step.
         eval_every: measures it every so many steps as well.
     """
@@ -60,6 +67,7 @@ class RunConfig:
     eval_every: int | None = None
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     positives: Positives = "pair"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
@@ -138,9 +146,10 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
         raise ConfigError(str(error)) from error
 
 
-# Fields that a restarted run may change: they change neither the parameters nor the data's order.
+# Fields that a restarted run may change: they change neither the data's order nor, but for the
+# rounding of sums on another mesh, the parameters.
 FREE_TO_CHANGE = (
-    *("log_every", "checkpoint", "eval", "eval_every"),
+    *("log_every", "checkpoint", "eval", "eval_every", "mesh"),
     *("data.data_dir", "data.loader.workers", "data.loader.prefetch"),
 )
 

@@ -1,8 +1,8 @@
 """The one door to `rwkv_kernels`: what a block may take as its WKV.
 
 A WKV here maps (r, k, v, w [B, T, H, N], u [H, N]) to y [B, T, H, N]; `w` is the decay logit.
-Under a mesh (`jax.set_mesh`) each device runs it on its own part of the batch: sequences do not
-depend on each other, and the loops inside a WKV are nothing that XLA could split by itself.
+Under a mesh (`jax.set_mesh`) each device runs it on its own part of the batch and its own heads:
+neither depends on another, and the loops inside a WKV are nothing that XLA could split by itself.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 import rwkv_kernels
-from rwkv_jax.mesh import DATA_AXIS
+from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes
 from rwkv_kernels import platform, wkv6
 
 __all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "platform", "wkv6"]
@@ -30,11 +30,11 @@ Wkv = Callable[
 
 
 def _on_each_device(wkv: Wkv) -> Wkv:
-    """`wkv` on every device's part of the batch, where a mesh is set; else as it is."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape.get(DATA_AXIS, 1) == 1:
+    """`wkv` on every device's part of the batch and heads, where a mesh is set; else as it is."""
+    sizes = axis_sizes()
+    if set(sizes.values()) == {1}:
         return wkv
-    batch = PartitionSpec(DATA_AXIS)
+    tokens = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS)  # [B, T, D]: whole heads lie together
 
     def of_flat(r, k, v, w, u):
         B, T, D = r.shape
@@ -45,10 +45,15 @@ def _on_each_device(wkv: Wkv) -> Wkv:
     def sharded(r, k, v, w, u):
         # Flat across the border of `shard_map`: a view by head would be laid out in memory there.
         B, T, H, N = r.shape
+        if H % sizes[TENSOR_AXIS]:
+            raise ValueError(
+                f"{H} heads do not divide over mesh.tensor = {sizes[TENSOR_AXIS]}: choose a mesh"
+                " whose tensor axis divides the heads of every tower"
+            )
         flat = jax.shard_map(
             of_flat,
-            in_specs=(batch, batch, batch, batch, PartitionSpec()),
-            out_specs=batch,
+            in_specs=(tokens, tokens, tokens, tokens, PartitionSpec(TENSOR_AXIS)),
+            out_specs=tokens,
             check_vma=False,  # the kernels know nothing of meshes, so their carries name no axes
         )
         r, k, v, w = (x.reshape(B, T, H * N) for x in (r, k, v, w))  # [B, T, H, N] -> [B, T, D]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rwkv_jax.mesh import keep_batch_split
 from rwkv_jax.models.channel_mix import ChannelMix
 from rwkv_jax.models.layers import LayerNorm, drop_path
 from rwkv_jax.models.spatial_mix import SpatialMix
@@ -103,10 +104,11 @@ def run_blocks(
     def step(x, layer):
         params, *drop = layer
         rate, layer_key = drop or (0.0, None)
-        return nnx.merge(graphdef, params)(x, shift, drop_rate=rate, key=layer_key), None
+        x = nnx.merge(graphdef, params)(x, shift, drop_rate=rate, key=layer_key)
+        return keep_batch_split(x), None
 
     if remat:
         # The scan's own loop already keeps XLA from merging the two computations.
         step = jax.checkpoint(step, prevent_cse=False)
-    x, _ = jax.lax.scan(step, x, layers)
+    x, _ = jax.lax.scan(step, keep_batch_split(x), layers)
     return x

@@ -1,18 +1,26 @@
 """A run's checkpoints: written in the background, renamed into place when whole, never guessed at.
 
-RUN/checkpoints/STEP/ holds `params` and `opt_state` (Orbax arrays), `loader` (the data position)
-and `meta` (step and versions). Orbax writes into a temporary name and renames at the end, so a
-folder named after a step is whole, and one cut off in the middle is never picked up.
+RUN/checkpoints/STEP/ holds `params` and `opt_state` (Orbax arrays), `loader` (data position),
+`meta` (step and versions) and checksums. Orbax writes into a temporary name and renames
+at the end, so a folder named after a step is whole, and one cut off in the middle is never picked
+up. One that the disk has damaged since is moved to RUN/damaged/, and the one before it is used.
+
+With several processes all of them call every method together; they share the workdir.
 """
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
+from rwkv_jax.training.checksums import find_damage, write_checksums
 from rwkv_jax.training.config import CheckpointConfig
 from rwkv_jax.training.state import TrainState
 
@@ -26,6 +34,8 @@ class RunCheckpoints:
 
     def __init__(self, workdir: Path, config: CheckpointConfig) -> None:
         self.directory = workdir.resolve() / "checkpoints"
+        self._damaged = workdir.resolve() / "damaged"
+        self._writing: int | None = None
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(
@@ -33,9 +43,16 @@ class RunCheckpoints:
                 create=True,
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
             item_names=("params", "opt_state", "loader", "meta"),
         )
+
+    def _seal(self) -> None:
+        """Orbax calls this when all is written and nothing is renamed yet."""
+        if jax.process_index() == 0:
+            for unfinished in self.directory.glob(f"{self._writing}.orbax-checkpoint-tmp*"):
+                write_checksums(unfinished)
 
     def __enter__(self) -> "RunCheckpoints":
         return self
@@ -47,21 +64,64 @@ class RunCheckpoints:
         self._manager.close()
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk under its final name."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved so far is on disk under its final name.
+
+        Raises:
+            CheckpointError: it could not be written, for example because the disk is full.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        # Orbax has no error type of its own: a full disk arrives as what TensorStore raises.
+        except Exception as error:
+            self._manager.reload()
+            raise CheckpointError(
+                f"the checkpoint of step {self._writing} could not be written to {self.directory}"
+                f" ({_first_line(error)}); the newest whole one is {self._newest()}."
+                " Make room or mend the disk, then start again with the same --workdir"
+            ) from error
 
     def latest_step(self) -> int | None:
         """The newest whole checkpoint's step, None where there is none."""
         return self._manager.latest_step()
 
+    def _newest(self) -> str:
+        steps = self._manager.all_steps()
+        return str(self.directory / str(max(steps))) if steps else "none: nothing was saved yet"
+
+    def newest_undamaged(self, say: Callable[[str], None] = print) -> int | None:
+        """The newest step whose files are as they were written, None where there is none.
+
+        Newer ones that are damaged are moved to RUN/damaged/, and `say` is given a line about each.
+        """
+        while (step := self._manager.latest_step()) is not None:
+            damage = find_damage(self.directory / str(step)) if jax.process_index() == 0 else None
+            if not _any_process(damage is not None):
+                return step
+            if damage is not None:
+                path = self.directory / str(step)
+                aside = _set_aside(path, self._damaged)
+                say(
+                    f"checkpoint {path} is damaged ({damage}): it was moved to {aside}, and"
+                    " training goes on from the one before it"
+                )
+            _all_together("damaged checkpoint moved")
+            self._manager.reload()
+        return None
+
     def save(self, state: TrainState, loader_state: dict[str, Any]) -> None:
         """Starts to save in the background; the state may be donated right after the return.
 
         A step that is already on disk is left as it is.
+
+        Raises:
+            CheckpointError: the one before it could not be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self.wait()  # an error of the one before belongs to that one
+        self._writing = step
         # Orbax may still read the arrays while the next step, which takes them as donated, runs.
         params, opt_state = jax.tree.map(jnp.copy, (state.params, state.opt_state))
         meta = {"step": step, "jax": jax.__version__, "orbax": ocp.__version__}
@@ -97,9 +157,8 @@ class RunCheckpoints:
             )
         # Orbax has no error type of its own: a truncated array arrives as a bare Exception.
         except Exception as error:
-            first_line = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
             raise CheckpointError(
-                f"checkpoint {path} cannot be restored ({type(error).__name__}: {first_line})."
+                f"checkpoint {path} cannot be restored ({_first_line(error)})."
                 " If it is damaged, move that folder away to go on from the one before it;"
                 " if it is of another model, give this run another --workdir."
             ) from error
@@ -114,3 +173,30 @@ class RunCheckpoints:
             opt_state=restored["opt_state"],
         )
         return state, restored["loader"]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}"
+
+
+def _set_aside(folder: Path, into: Path) -> Path:
+    """Moves `folder` into `into` under a name that is free there."""
+    into.mkdir(exist_ok=True)
+    names = (folder.name, *(f"{folder.name}_{n}" for n in range(2, 1000)))
+    aside = next(into / name for name in names if not (into / name).exists())
+    os.rename(folder, aside)
+    return aside
+
+
+def _any_process(value: bool) -> bool:
+    """Whether it is true on any process."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
+
+
+def _all_together(name: str) -> None:
+    """Waits for every process."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

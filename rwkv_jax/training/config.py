@@ -76,4 +76,29 @@ class CheckpointConfig:
         require(self.keep >= 1, "checkpoint.keep", self.keep, "must be 1 or more")
 
 
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices are laid out; see `rwkv_jax.mesh` for what each axis splits.
+
+    Attributes:
+        data: parts of the batch, each with all parameters.
+        fsdp: parts of the batch that share one copy of the parameters between them.
+        tensor: parts of the heads and hidden channels.
+        One of the three may be -1: all devices that the other two leave.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        for name, size in sizes.items():
+            require(size >= 1 or size == -1, f"mesh.{name}", size, "must be 1 or more, or -1")
+        free = [name for name, size in sizes.items() if size == -1]
+        require(
+            len(free) <= 1, " and ".join(f"mesh.{name}" for name in free), -1, "only one may be -1"
+        )
+
+
 Positives = Literal["pair", "concept"]

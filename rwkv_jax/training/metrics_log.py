@@ -5,11 +5,47 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from rwkv_jax.files import write_atomically
+
+
+class Log(Protocol):
+    """Where a run's figures go."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Keeps the values of a step."""
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows progress to whoever watches."""
+
+    def say(self, text: str) -> None:
+        """Says a line."""
+
+    def close(self) -> None:
+        """Nothing comes after this."""
+
+
+def open_log(workdir: Path | None, first_step: int, total_steps: int) -> Log:
+    """The log of RUN; with None, of a process that is not the one to write it."""
+    if workdir is None:
+        return SilentLog()
+    return MetricsLog(workdir, first_step=first_step, total_steps=total_steps)
+
+
+class SilentLog:
+    """Keeps and shows nothing."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def show(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class MetricsLog:

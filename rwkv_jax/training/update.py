@@ -54,12 +54,15 @@ def make_train_step(
     positives: Positives,
     seed: int,
     mesh: Mesh,
+    state_sharding: Any,
 ) -> TrainStep:
     """A `step(state, batch)`, compiled when first called; it takes the state as donated.
 
     `batch` holds image uint8 [B, H, W, 3], text int32 [B, L] and concept int32 [B], split over
-    the mesh's data axis; the loss is over the global batch. The key of drop path is folded from
-    `seed` and the state's step, so a restarted run draws what it would have drawn.
+    the mesh's data and fsdp axes; the loss is over the global batch. `state_sharding` is a tree of
+    shardings like the state, in and out (see `rwkv_jax.training.sharding.state_shardings`). The
+    key of drop path is folded from `seed` and the state's step, so a restarted run draws what it
+    would have drawn.
     """
 
     def loss_of(params: Params, batch: dict[str, Array], key: Array) -> Float[Array, ""]:
@@ -87,8 +90,8 @@ def make_train_step(
 
     compiled = jax.jit(
         step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=(replicated(mesh), replicated(mesh)),
+        in_shardings=(state_sharding, batch_sharding(mesh)),
+        out_shardings=(state_sharding, replicated(mesh)),
         donate_argnums=0,
     )
 

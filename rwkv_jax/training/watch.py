@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rwkv_jax.data.skipped import SkippedRecords
-from rwkv_jax.training.metrics_log import MetricsLog
+from rwkv_jax.training.metrics_log import Log
 from rwkv_jax.training.update import Metrics
 
 
@@ -35,9 +35,7 @@ class Watch:
         last_saved: the step of the newest checkpoint, None before the first.
     """
 
-    def __init__(
-        self, log: MetricsLog, *, log_every: int, batch_size: int, checkpoints: Path
-    ) -> None:
+    def __init__(self, log: Log, *, log_every: int, batch_size: int, checkpoints: Path) -> None:
         self._log = log
         self._log_every = log_every
         self._batch_size = batch_size

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
-from rwkv_jax.training.config import CheckpointConfig, OptimizerConfig
+from rwkv_jax.training.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from rwkv_jax.training.optimizer import make_optimizer
 from rwkv_jax.training.sharding import make_mesh, replicated
 from rwkv_jax.training.state import TrainState
@@ -21,7 +21,7 @@ def state_at(step: int, width: int = 8) -> TrainState:
     params = {"image": {"w": jnp.full((4, width), float(step))}, "logit_scale": jnp.asarray(0.5)}
     return jax.device_put(
         TrainState(jnp.asarray(step, jnp.int32), params, OPTIMIZER.init(params)),
-        replicated(make_mesh()),
+        replicated(make_mesh(MeshConfig())),
     )
 
 

@@ -89,10 +89,13 @@ def test_sigterm_saves_and_ends_cleanly(finished: Path, pictures: Path, tmp_path
     assert 2 <= saved < STEPS
 
 
-def test_eight_devices_give_the_losses_of_one(finished: Path, pictures: Path, tmp_path: Path):
+def test_eight_devices_split_three_ways_give_the_losses_of_one(
+    finished: Path, pictures: Path, tmp_path: Path
+):
     workdir = tmp_path / "run"
     done = run(
-        train_command(pictures, workdir), XLA_FLAGS="--xla_force_host_platform_device_count=8"
+        train_command(pictures, workdir, "--mesh.fsdp", "2", "--mesh.tensor", "2"),
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "8 cpu device(s)" in done.stdout

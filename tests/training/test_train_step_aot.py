@@ -44,6 +44,7 @@ def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         positives="pair",
         seed=0,
         mesh=mesh,
+        state_sharding=replicated(mesh),
     )
 
     def on_chips(tree, sharding):
