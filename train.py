@@ -20,7 +20,15 @@ from rwkv_jax.data.prefetch import device_prefetch
 from rwkv_jax.data.records import DatasetError
 from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.data.tokenizer import Tokenizer
-from rwkv_jax.distributed import Cluster, ProcessesError, check_agreement, is_first, join
+from rwkv_jax.distributed import (
+    Cluster,
+    ProcessesError,
+    check_agreement,
+    has_lost_others,
+    is_first,
+    join,
+    leave,
+)
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.report import write_report
 from rwkv_jax.evaluation.results import write_results
@@ -185,7 +193,17 @@ def main() -> None:
         ProcessesError,
         TooManySkippedError,
     ) as error:
+        if jax.process_count() > 1:
+            leave(f"train.py, process {jax.process_index()}: {error}")
         sys.exit(f"train.py: {error}")
+    except Exception as error:
+        if not has_lost_others(error):
+            raise
+        leave(
+            f"train.py, process {jax.process_index()}: another process of this run has ended"
+            f" ({str(error).splitlines()[0][:200]}). Look at its output, then start all processes"
+            " again with the same --workdir: training goes on from the newest whole checkpoint"
+        )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ coordinator's address, how many there are, and which one it is.
 import dataclasses
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -79,6 +81,23 @@ def join(cluster: Cluster) -> None:
 def is_first() -> bool:
     """Whether this process writes what is written once: logs, results, the report."""
     return jax.process_index() == 0
+
+
+# How another process's end shows in exceptions here: of Gloo, of NCCL, of JAX's own service.
+_SIGNS_OF_LOSS = ("gloo", "nccl", "heartbeat", "coordination service", "unavailable", "barrier")
+
+
+def has_lost_others(error: BaseException) -> bool:
+    """Whether `error` came from another process's end, not from this one."""
+    text = str(error).lower()
+    return jax.process_count() > 1 and any(sign in text for sign in _SIGNS_OF_LOSS)
+
+
+def leave(message: str) -> NoReturn:
+    """Ends this process with status 1 at once: the usual way out would wait for the others."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def code_digest() -> str:

@@ -57,8 +57,10 @@ class RunCheckpoints:
     def __enter__(self) -> "RunCheckpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        # A process that fails among others must not wait for them: they may be gone.
+        if error is None or jax.process_count() == 1:
+            self.close()
 
     def close(self) -> None:
         self._manager.close()
