@@ -8,7 +8,7 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel lint bench bench-tpu-static bench-gpu-static bench-crossings gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -28,6 +28,10 @@ test-network: $(VENV)/.test $(VENV)/.demo
 	$(BIN)/python -m pytest -m network
 test-slow: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest -n 2 -m slow
+
+# Training killed thirty times, compared with a run that was not.
+stress: $(VENV)/.test
+	$(BIN)/python tests/training/stress.py --kills 30 --out docs/stress.md
 
 # The same tests on the next Python and JAX.
 test-next:

@@ -11,10 +11,8 @@ from tiny import run, train_command
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (128,) * 3}
 
 
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_pictures(folder: Path) -> None:
     """32 pictures: a square of one of four colours at one of eight places."""
-    folder = tmp_path_factory.mktemp("pictures")
     rows = []
     for name, colour in COLOURS.items():
         for place in range(8):
@@ -25,6 +23,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append({"file": file, "text": f"a {name} square at place {place}"})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "texts.jsonl").write_text(lines, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset; see `write_pictures`."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_pictures(folder)
     return folder
 
 

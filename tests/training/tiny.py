@@ -1,6 +1,7 @@
 """Runs train.py on the tiny configuration, in a process of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,3 +32,41 @@ def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment(**more), check=False
     )
+
+
+def start_processes(
+    command: list[str], count: int, *, second: tuple[str, ...] = (), **more: str
+) -> list[subprocess.Popen[str]]:
+    """`command` as `count` processes of one run here; process 1 is told `second` besides."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    cluster = ["--coordinator", coordinator, "--processes", str(count)]
+    return [
+        subprocess.Popen(
+            [*command, *cluster, "--process-id", str(index), *(second if index == 1 else ())],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**more),
+        )
+        for index in range(count)
+    ]
+
+
+def run_processes(
+    command: list[str], count: int, **more: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """As `start_processes`, to their ends."""
+    started = start_processes(command, count, **more)
+    try:
+        return [finish(process) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> subprocess.CompletedProcess:
+    """Waits for the end of a started process."""
+    out, err = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
