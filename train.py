@@ -181,6 +181,8 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     keep_freed_memory()
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # Orbax logs a traceback of what it raises again, here as one sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         join(Cluster(arguments.coordinator, arguments.processes, arguments.process_id))
         train(override(load_config(arguments.config), overrides), arguments.workdir)

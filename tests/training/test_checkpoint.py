@@ -84,6 +84,34 @@ def test_a_truncated_one_is_named_and_nothing_is_lost(saved: Path):
     chex.assert_trees_all_equal(state, state_at(20))
 
 
+def test_a_flipped_bit_is_found_and_the_one_before_is_used(saved: Path):
+    folder = saved / "checkpoints" / "30"
+    files = [file for file in (folder / "params").rglob("*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    said: list[str] = []
+    with opened(saved) as checkpoints:
+        assert checkpoints.newest_undamaged(said.append) == 20
+        state, _ = checkpoints.restore(20, abstract(state_at(0)))
+        chex.assert_trees_all_equal(state, state_at(20))
+        checkpoints.save(state_at(30), {"position": 30})
+        checkpoints.wait()
+        assert checkpoints.newest_undamaged(said.append) == 30
+    (line,) = said
+    assert f"{largest.relative_to(folder)} has changed since it was written" in line
+    assert (saved / "damaged" / "30" / largest.relative_to(folder)).read_bytes() == content
+
+
+def test_a_lost_file_is_found(saved: Path):
+    next(file for file in (saved / "checkpoints" / "30" / "opt_state").rglob("d/*")).unlink()
+    said: list[str] = []
+    with opened(saved) as checkpoints:
+        assert checkpoints.newest_undamaged(said.append) == 20
+    assert "is missing" in said[0]
+
+
 def test_another_model_is_refused(saved: Path):
     with opened(saved) as checkpoints, pytest.raises(CheckpointError, match="another model"):
         checkpoints.restore(30, abstract(state_at(0, width=16)))

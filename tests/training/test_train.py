@@ -104,6 +104,22 @@ def test_eight_devices_split_three_ways_give_the_losses_of_one(
     np.testing.assert_allclose([eight[s] for s in one], list(one.values()), rtol=1e-4)
 
 
+def test_a_disk_without_room_is_said_and_nothing_is_lost(
+    finished: Path, pictures: Path, tmp_path: Path
+):
+    """No file may grow beyond 200 kB, which the log and the settings do not need."""
+    command = train_command(pictures, tmp_path / "run")
+    limited = ["prlimit", "--fsize=200000", *command]
+    done = run(limited)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "could not be written" in done.stderr
+    assert "Make room or mend the disk" in done.stderr
+    assert whole_steps(tmp_path / "run") == []
+    assert run(command).returncode == 0
+    assert losses(tmp_path / "run") == losses(finished)
+
+
 def refused(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys) -> str:
     """What train.py says, in one line, when it refuses; runs in this process."""
     monkeypatch.setattr(sys, "argv", command[1:])
