@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from rwkv_jax.config import ConfigError, RunConfig, differences, load_config, override
-from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.data.loader import make_train_loader
 from rwkv_jax.data.prefetch import device_prefetch
 from rwkv_jax.data.records import DatasetError
@@ -56,7 +55,7 @@ def train(config: RunConfig, workdir: Path) -> None:
     check_batch_divides(config.batch_size, mesh)
 
     # ------------------------------------------------------------- data
-    source = open_dataset(config.data.dataset, config.data.split, config.data.data_dir)
+    source = config.data.open()
     check_datasets(config.eval, config.data.data_dir)
     tokenizer = Tokenizer(config.data.loader.context_length)
     try:
