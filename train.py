@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 
 from rwkv_jax.config import ConfigError, RunConfig, differences, load_config, override
-from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.data.loader import make_train_loader
 from rwkv_jax.data.prefetch import device_prefetch
 from rwkv_jax.data.records import DatasetError
@@ -65,7 +64,7 @@ def train(config: RunConfig, workdir: Path) -> None:
         raise ConfigError(str(error)) from error
 
     # ------------------------------------------------------------- data
-    source = open_dataset(config.data.dataset, config.data.split, config.data.data_dir)
+    source = config.data.open()
     check_datasets(config.eval, config.data.data_dir)
     tokenizer = Tokenizer(config.data.loader.context_length)
     try:

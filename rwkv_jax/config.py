@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import tyro
 
-from rwkv_jax.data.config import LoaderConfig
+from rwkv_jax.data.catalog import open_dataset, open_mixture
+from rwkv_jax.data.config import LoaderConfig, MixturePart
+from rwkv_jax.data.records import Source
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.models.config import ClipConfig
 from rwkv_jax.training.config import (
@@ -31,16 +33,36 @@ class DataConfig:
     """What a run trains on.
 
     Attributes:
-        dataset: a name of the catalog, such as "open_emoji", "tfds:NAME" or "folder:PATH".
+        dataset: a name of the catalog, such as "open_emoji", "records:DIR" or "folder:PATH".
         split: of that dataset.
         data_dir: the folder that prepared datasets lie in.
         loader: how records become batches.
+        mixture: several datasets with weights, instead of `dataset`, which is "" then.
     """
 
     dataset: str
     split: str
     loader: LoaderConfig
     data_dir: str = "data"
+    mixture: tuple[MixturePart, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.dataset) != bool(self.mixture),
+            "data.dataset",
+            self.dataset,
+            f'must name a dataset, or be "" beside a data.mixture (of {len(self.mixture)} now)',
+        )
+
+    def open(self) -> Source:
+        """The records to train on.
+
+        Raises:
+            DatasetError: see `open_dataset`.
+        """
+        if self.mixture:
+            return open_mixture(self.mixture, self.data_dir)
+        return open_dataset(self.dataset, self.split, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jaxtyping import Int32, UInt8
 
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.data.decode import prepare_opencv
-from rwkv_jax.data.pairs import Pair
+from rwkv_jax.data.pairs import Slot
 from rwkv_jax.data.skipped import Skipped
 
 _MAX_CHUNK = 64
@@ -25,7 +25,7 @@ _MAX_CHUNK = 64
 
 @dataclass(frozen=True)
 class Chunk:
-    """The pairs of consecutive positions, stacked, and the records that gave none.
+    """The pairs of one process's consecutive positions, stacked, and what was left out for them.
 
     No pytree, on purpose: Grain sends the arrays of a pytree through shared memory, which a killed
     run would leave behind and of which a container has little.
@@ -34,11 +34,10 @@ class Chunk:
     image: UInt8[np.ndarray, "k S S 3"]
     text: Int32[np.ndarray, "k L"]
     concept: Int32[np.ndarray, " k"]
+    kind: Int32[np.ndarray, " k"]
     keys: list[str]
-    # Place of each pair in the chunk, and of each skipped record.
-    offsets: list[int]
-    skipped: list[tuple[int, Skipped]]
-    size: int
+    # Of each position. The rows end before the first position for which there was no pair at all.
+    skipped: list[tuple[Skipped, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,28 @@ class _StackChunk:
     image_size: int
     context_length: int
 
-    def __call__(self, elements: Sequence[Pair | Skipped]) -> Chunk:
-        found = [(i, e) for i, e in enumerate(elements) if isinstance(e, Pair)]
-        image = np.empty((len(found), self.image_size, self.image_size, 3), np.uint8)
-        text = np.empty((len(found), self.context_length), np.int32)
-        for row, (_, pair) in enumerate(found):
+    def __call__(self, slots: Sequence[Slot]) -> Chunk:
+        pairs = []
+        for slot in slots:
+            if slot.pair is None:
+                break
+            pairs.append(slot.pair)
+        image = np.empty((len(pairs), self.image_size, self.image_size, 3), np.uint8)
+        text = np.empty((len(pairs), self.context_length), np.int32)
+        for row, pair in enumerate(pairs):
             image[row], text[row] = pair.image, pair.text
         return Chunk(
             image=image,
             text=text,
-            concept=np.array([pair.concept for _, pair in found], np.int32),
-            keys=[pair.key for _, pair in found],
-            offsets=[i for i, _ in found],
-            skipped=[(i, e) for i, e in enumerate(elements) if isinstance(e, Skipped)],
-            size=len(elements),
+            concept=np.array([pair.concept for pair in pairs], np.int32),
+            kind=np.array([pair.kind for pair in pairs], np.int32),
+            keys=[pair.key for pair in pairs],
+            skipped=[slot.skipped for slot in slots],
         )
 
 
 def read_chunks(
-    stream: grain.MapDataset, config: LoaderConfig, batch_size: int
+    stream: grain.MapDataset[Slot], config: LoaderConfig, batch_size: int
 ) -> grain.DatasetIterator:
     """Starts reading; yields the stream's chunks in order, the same for any number of workers."""
     chunk_size = min(batch_size, _MAX_CHUNK)

@@ -1,5 +1,6 @@
 """What can be set about the loader."""
 
+import bisect
 import math
 from dataclasses import dataclass, field
 
@@ -29,6 +30,35 @@ class ColourConfig:
 
 
 @dataclass(frozen=True)
+class MixturePart:
+    """One dataset of a mixture.
+
+    Raises:
+        ValueError: the weight is not above 0.
+    """
+
+    dataset: str  # a name of the catalog
+    split: str
+    # Its share of the pairs is weight / (sum of all weights), exact in every stretch of the stream.
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"MixturePart.weight = {self.weight} of {self.dataset}, but it must be above 0;"
+                " leave the dataset out of the mixture instead"
+            )
+
+
+@dataclass(frozen=True)
+class TextPoint:
+    """The probabilities of the kinds of text at one step of a run."""
+
+    step: int
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
 class LoaderConfig:
     """How records become training batches.
 
@@ -43,6 +73,9 @@ class LoaderConfig:
     # Probability of each kind of text, renormalised over the kinds that a record has. A kind that
     # is not named is never drawn; with none named, all are drawn alike.
     text_probabilities: dict[str, float] = field(default_factory=dict)
+    # Probabilities that change during a run, instead of `text_probabilities`: piecewise linear
+    # between these points, constant before the first and after the last.
+    text_schedule: tuple[TextPoint, ...] = ()
     # Random crop: share of the picture's area, and width / height.
     crop_area: tuple[float, float] = (0.7, 1.0)
     crop_ratio: tuple[float, float] = (0.8, 1.25)
@@ -66,15 +99,66 @@ class LoaderConfig:
         _check("crop_area", self.crop_area, 0 < low <= high <= 1, "0 < low <= high <= 1")
         low, high = self.crop_ratio
         _check("crop_ratio", self.crop_ratio, 0 < low <= high < math.inf, "0 < low <= high")
-        shares = self.text_probabilities.values()
+        _check_shares("text_probabilities", self.text_probabilities)
+        for point in self.text_schedule:
+            _check_shares(f"text_schedule at step {point.step}", point.probabilities)
+        steps = [point.step for point in self.text_schedule]
+        _check(
+            "text_schedule",
+            self.text_schedule,
+            steps == sorted(set(steps)) and all(step >= 0 for step in steps),
+            "of rising steps, from 0 on",
+        )
+        _check(
+            "text_schedule",
+            self.text_schedule,
+            all(point.probabilities for point in self.text_schedule),
+            "of points that name probabilities",
+        )
         _check(
             "text_probabilities",
             self.text_probabilities,
-            all(0 <= p < math.inf for p in shares) and (not shares or sum(shares) > 0),
-            "at least 0 each, and not all 0",
+            not (self.text_probabilities and self.text_schedule),
+            "empty where text_schedule gives the probabilities",
         )
+
+    def text_probabilities_at(self, step: int) -> dict[str, float]:
+        """Probability of each kind of text at a step, not normalised; {} draws all alike."""
+        if not self.text_schedule:
+            return self.text_probabilities
+        steps = [point.step for point in self.text_schedule]
+        after = bisect.bisect_right(steps, step)
+        if after in (0, len(steps)):
+            return _normalised(self.text_schedule[max(0, after - 1)].probabilities)
+        left, right = self.text_schedule[after - 1], self.text_schedule[after]
+        share = (step - left.step) / (right.step - left.step)
+        before, behind = _normalised(left.probabilities), _normalised(right.probabilities)
+        return {
+            kind: (1 - share) * before.get(kind, 0.0) + share * behind.get(kind, 0.0)
+            for kind in before | behind
+        }
+
+    def named_kinds(self) -> set[str]:
+        """Every kind of text that the configuration names."""
+        points = (point.probabilities for point in self.text_schedule)
+        return set(self.text_probabilities).union(*points)
 
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:
     if not holds:
         raise ValueError(f"LoaderConfig.{name} = {value}, but it must be {expected}")
+
+
+def _check_shares(name: str, shares: dict[str, float]) -> None:
+    values = shares.values()
+    _check(
+        name,
+        shares,
+        all(0 <= p < math.inf for p in values) and (not values or sum(values) > 0),
+        "at least 0 each, and not all 0",
+    )
+
+
+def _normalised(shares: dict[str, float]) -> dict[str, float]:
+    total = sum(shares.values())
+    return {kind: share / total for kind, share in shares.items()}

@@ -1,12 +1,9 @@
-"""Records to batches: Grain shuffles, shards, decodes and reads ahead; this file batches.
+"""Records to batches: Grain shuffles, mixes, decodes and reads ahead; this file batches.
 
-The stream of records of all epochs is one long sequence, shuffled anew each epoch, of which
-process p of P takes the positions p, p + P, p + 2P, ... A record's crop, flip and text are drawn
-from (seed, position). So the whole state is one number, the position of the next record, and
-nothing depends on the number of workers: a run may even be resumed with another number of them.
-
-Broken records come through as markers and are dropped only here, so that a batch holds the same
-records whoever decoded them. Batches run on over the end of an epoch: no remainder is lost.
+The stream of pairs of all epochs and all processes is one long sequence (`stream`), of which every
+batch takes the next stretch. So the whole state is one number, the global position behind the
+newest batch: it is the same in every process, and nothing depends on the number of processes or
+workers. A run may be resumed with another number of either; it goes on with the same batches.
 """
 
 import logging
@@ -20,24 +17,30 @@ from jaxtyping import Int32, UInt8
 from rwkv_jax.data.chunks import Chunk, read_chunks
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.data.decode import ImageError, decode_image, prepare_opencv
-from rwkv_jax.data.pairs import BROKEN_IMAGE, MakePair, read_record
+from rwkv_jax.data.pairs import BROKEN_IMAGE, Slot, read_record
 from rwkv_jax.data.preprocess import resize_center_crop
 from rwkv_jax.data.records import Source
 from rwkv_jax.data.skipped import Skipped, SkippedRecords, TooManySkippedError
+from rwkv_jax.data.stream import Share, from_position, make_stream
 from rwkv_jax.data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _EVALUATION_THREADS = 4
 
 
 class Batch(TypedDict):
-    """What a training step reads. `concept` is -1 where unknown; equal ones show the same thing."""
+    """What a training step reads.
+
+    `concept` is -1 where unknown; equal ones show the same thing. `kind` indexes the loader's
+    `text_kinds`: which kind of text was drawn.
+    """
 
     image: UInt8[np.ndarray, "B S S 3"]
     text: Int32[np.ndarray, "B L"]
     concept: Int32[np.ndarray, " B"]
+    kind: Int32[np.ndarray, " B"]
     keys: list[str]
 
 
@@ -53,76 +56,88 @@ class TrainLoader(Iterator[Batch]):
 
     def __init__(
         self,
-        stream: grain.MapDataset,
+        stream: grain.MapDataset[Slot],
         config: LoaderConfig,
         *,
-        batch_size: int,
-        source_name: str,
-        identity: Mapping[str, Any],
+        share: Share,
+        source: Source,
+        seed: int,
     ):
         self._stream = stream
         self._config = config
-        self._batch_size = batch_size
-        self._source_name = source_name
-        self._identity = dict(identity)
+        self._share = share
+        self._source_name = source.name
+        self._identity = {
+            "dataset": source.name,
+            "content_hash": source.content_hash,
+            "seed": seed,
+        }
+        self.text_kinds = tuple(sorted(source.text_kinds))
         self._position = 0
+        self._seen = 0
         self._skipped = SkippedRecords()
         self._chunks: grain.DatasetIterator | None = None
         self._chunk: Chunk | None = None
-        # Rows and markers of the current chunk that are used, and its first record's position.
-        self._row = self._marker = self._chunk_start = 0
+        self._row = 0  # of the current chunk; those before it are used
         self._closed = False
 
     @property
     def skipped(self) -> SkippedRecords:
-        """What was left out so far, up to the end of the newest batch."""
+        """What this process left out so far, up to the end of the newest batch."""
         return self._skipped
 
     @property
     def records_seen(self) -> int:
-        """Records read by this process, skipped ones included."""
-        return self._position
+        """Records looked at by this process, skipped ones included."""
+        return self._seen
 
     def __next__(self) -> Batch:
         """The next batch.
 
         Raises:
-            TooManySkippedError: more than `max_skipped_share` of the records are broken.
+            TooManySkippedError: more than `max_skipped_share` of the records are broken, or of a
+                hundred there was not one that is whole.
         """
         if self._closed:
             raise RuntimeError("the loader is closed")
         parts: list[tuple[Chunk, int, int]] = []
-        missing = self._batch_size
+        missing = self._share.batch_size
         while missing:
             chunk = self._current_chunk()
-            first, last = self._row, min(self._row + missing, len(chunk.keys))
+            first, last = self._row, min(self._row + missing, len(chunk.skipped))
+            self._count(chunk, first, last)
             parts.append((chunk, first, last))
             missing -= last - first
-            # A batch ends with its last pair; what is broken behind that belongs to the next.
-            end = chunk.offsets[last - 1] + 1 if not missing else chunk.size
-            self._advance(chunk, last, end)
+            self._row = last
+        self._position += self._share.global_batch_size
         return Batch(
             image=np.concatenate([c.image[i:j] for c, i, j in parts]),
             text=np.concatenate([c.text[i:j] for c, i, j in parts]),
             concept=np.concatenate([c.concept[i:j] for c, i, j in parts]),
+            kind=np.concatenate([c.kind[i:j] for c, i, j in parts]),
             keys=[key for c, i, j in parts for key in c.keys[i:j]],
         )
 
     def get_state(self) -> dict[str, Any]:
-        """JSON-able; a loader that is given it goes on with the batch after the newest one."""
+        """JSON-able; a loader that is given it goes on with the batch after the newest one.
+
+        Any process's state serves all, whatever their number. `seen` and `skipped` are this
+        process's own counts, which only judge how much of the data is broken.
+        """
         return {
             "version": _STATE_VERSION,
             **self._identity,
             "position": self._position,
+            "seen": self._seen,
             "skipped": self._skipped.to_dict(),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on where the loader stood that gave this state.
+        """Goes on where the loader stood that gave this state, in any number of processes.
 
         Raises:
-            ValueError: the state is of another dataset, seed or number of processes, with which the
-                batches would not be those that would have come.
+            ValueError: the state is of another dataset or seed, with which the batches would not
+                be those that would have come.
         """
         expected = {"version": _STATE_VERSION, **self._identity}
         for name, value in expected.items():
@@ -133,6 +148,7 @@ class TrainLoader(Iterator[Batch]):
                 )
         self._stop_reading()
         self._position = int(state["position"])
+        self._seen = int(state["seen"])
         self._skipped = SkippedRecords.from_dict(state["skipped"])
 
     def close(self) -> None:
@@ -149,23 +165,27 @@ class TrainLoader(Iterator[Batch]):
     def _current_chunk(self) -> Chunk:
         """A chunk that has something unused."""
         chunk = self._chunk
-        if chunk is None or self._position == self._chunk_start + chunk.size:
+        if chunk is None or self._row == len(chunk.skipped):
             if self._chunks is None:
-                stream = self._stream[self._position :]
-                self._chunks = read_chunks(stream, self._config, self._batch_size)
+                stream = from_position(self._stream, self._position, self._share)
+                self._chunks = read_chunks(stream, self._config, self._share.batch_size)
             chunk = self._chunk = next(self._chunks)
-            self._chunk_start = self._position
-            self._row = self._marker = 0
+            self._row = 0
         return chunk
 
-    def _advance(self, chunk: Chunk, row: int, end: int) -> None:
-        """Marks the chunk's pairs before `row` and its positions before `end` as used."""
-        self._row = row
-        self._position = self._chunk_start + end
-        while self._marker < len(chunk.skipped) and chunk.skipped[self._marker][0] < end:
-            self._skipped.add(chunk.skipped[self._marker][1])
-            self._marker += 1
-        self._skipped.check(self._position, self._config.max_skipped_share, self._source_name)
+    def _count(self, chunk: Chunk, first: int, last: int) -> None:
+        """Counts what was left out for the chunk's places from `first` to before `last`."""
+        for row in range(first, last):
+            for skipped in chunk.skipped[row]:
+                self._skipped.add(skipped)
+            self._seen += len(chunk.skipped[row]) + (row < len(chunk.keys))
+            if row == len(chunk.keys):
+                raise TooManySkippedError(
+                    f"the last {len(chunk.skipped[row])} records read from {self._source_name} were"
+                    f" all skipped, and {self._skipped.total} of {self._seen}: {self._skipped};"
+                    " mend the data"
+                )
+        self._skipped.check(self._seen, self._config.max_skipped_share, self._source_name)
 
     def _stop_reading(self) -> None:
         if self._chunks is not None:
@@ -189,8 +209,9 @@ def make_train_loader(
         source: the records; picklable, for the workers.
         config: sizes, augmentation, workers.
         tokenizer: of the same context length as `config`.
-        batch_size: pairs a batch of this process; the global batch is `process_count` times that.
-        seed: with it, the batches are the same whatever the number of workers.
+        batch_size: pairs a batch of this process; the global batch is `process_count` times that,
+            the processes' batches one behind the other.
+        seed: with it, global batches are the same whatever the number of workers and processes.
         process_index: which of the processes this is.
         process_count: how many share the records.
 
@@ -210,33 +231,18 @@ def make_train_loader(
             f"batch_size = {batch_size} in each of {process_count} processes, but {source.name} has"
             f" {len(source)} records; take between 1 and {len(source) // process_count}"
         )
-    unknown = sorted(set(config.text_probabilities) - set(source.text_kinds))
+    unknown = sorted(config.named_kinds() - set(source.text_kinds))
     if unknown or not source.text_kinds:
+        field = "text_schedule" if config.text_schedule else "text_probabilities"
         raise ValueError(
-            f"text_probabilities names {unknown}, but {source.name} has the kinds of text"
+            f"{field} names {unknown}, but {source.name} has the kinds of text"
             f" {sorted(source.text_kinds)}"
         )
-    # Hashed apart, as Grain shuffles epoch e with seed + e: seeds 0 and 1 would share epochs.
-    shuffle_seed, draw_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
-    stream = (
-        grain.MapDataset.range(len(source))
-        .shuffle(seed=shuffle_seed)
-        .repeat()
-        .random_map(MakePair(source, config, tokenizer), seed=draw_seed)
+    share = Share(batch_size, process_index, process_count)
+    stream = make_stream(
+        source, config, tokenizer, global_batch_size=share.global_batch_size, seed=seed
     )
-    return TrainLoader(
-        stream[process_index::process_count],
-        config,
-        batch_size=batch_size,
-        source_name=source.name,
-        identity={
-            "dataset": source.name,
-            "content_hash": source.content_hash,
-            "seed": seed,
-            "process_index": process_index,
-            "process_count": process_count,
-        },
-    )
+    return TrainLoader(stream, config, share=share, source=source, seed=seed)
 
 
 def evaluation_batches(

@@ -26,6 +26,7 @@ class DeviceBatch(TypedDict):
     image: UInt8[Array, "B S S 3"]
     text: Int32[Array, "B L"]
     concept: Int32[Array, " B"]
+    kind: Int32[Array, " B"]
 
 
 class Prefetched(NamedTuple):
@@ -111,6 +112,7 @@ def _fill(
                 image=jax.make_array_from_process_local_data(sharding, host["image"]),
                 text=jax.make_array_from_process_local_data(sharding, host["text"]),
                 concept=jax.make_array_from_process_local_data(sharding, host["concept"]),
+                kind=jax.make_array_from_process_local_data(sharding, host["kind"]),
             )
             item = Prefetched(device, host["keys"], loader.get_state())
         except BaseException as error:  # Raised again in the training loop.

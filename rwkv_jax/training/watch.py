@@ -64,7 +64,7 @@ class Watch:
         """
         self.flush()
         skipped = SkippedRecords.from_dict(loader_state["skipped"]).total
-        self._pending = _Step(number, metrics, keys, waited, skipped / loader_state["position"])
+        self._pending = _Step(number, metrics, keys, waited, skipped / loader_state["seen"])
 
     def flush(self) -> None:
         """Looks at the last step noted.
