@@ -109,7 +109,7 @@ class ClipConfig:
                 f"a model's config must be read from a dict, got {type(values).__name__}"
             )
         # Models saved before they could have a bias say nothing of logits.
-        values = {"logit_scale": CLIP_LOGIT_SCALE, "logit_bias": None} | values
+        values = {"logit_scale": CLIP_LOGIT_SCALE, "logit_bias": None, **values}
         parts = {"image": ImageConfig, "text": TextConfig}
         built = {name: _build(parts[name], values[name]) for name in parts if name in values}
         return _build(cls, values | built)

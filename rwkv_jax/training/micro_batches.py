@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 Params = dict[str, Any]
 Batch = dict[str, Array]
-Features = PyTree[Float[Array, "B D"]]
+Features = Any  # a tree of [B, D]
 
 
 def micro_batch(batch: Batch, count: int, index: Array | int) -> Batch:

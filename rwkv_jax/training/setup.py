@@ -102,7 +102,7 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
 
 
 def check_parts_fit(config: RunConfig, mesh: Mesh) -> None:
-    """Raises ValueError where micro-batches or a ring's chunk do not divide the pairs of a device."""
+    """Raises ValueError where micro-batches or chunks do not divide the pairs of a device."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     pairs = config.batch_size // parts
     check_loss_fits(config.loss, pairs)

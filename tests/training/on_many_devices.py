@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=64"
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=64")
 
 import jax
 import jax.numpy as jnp
@@ -104,8 +104,9 @@ def compiled_rings(devices: int) -> jax.stages.Compiled:
 
 def collectives(compiled: jax.stages.Compiled) -> list[str]:
     """The kinds of collective operations in a program."""
-    kinds = r"= (?:\(.*?\)|\S+) (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)[-(]"
-    return sorted(set(re.findall(kinds, compiled.as_text())))
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    lines = rf"= (?:\(.*?\)|\S+) ({kinds})[-(]"
+    return sorted(set(re.findall(lines, compiled.as_text())))
 
 
 def compiled_micro_batches() -> jax.stages.Compiled:

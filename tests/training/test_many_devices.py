@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import run
 
@@ -37,3 +38,18 @@ def test_a_ring_gathers_nothing(found: dict):
 
 def test_micro_batches_stay_where_the_batch_is(found: dict):
     assert found["micro_batch_collectives"] == ["all-reduce"]
+
+
+@pytest.mark.slow
+def test_a_sigmoid_run_is_the_same_on_every_mesh_in_every_form():
+    done = run(
+        [sys.executable, str(Path(__file__).parent / "loss_meshes.py")],
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = json.loads(done.stdout)
+    reference = runs["one device, full"]["metrics"]
+    for name, found in runs.items():
+        np.testing.assert_allclose(found["metrics"], reference, rtol=1e-4, err_msg=name)
+    collectives = runs["data, ring, micro-batches"]["collectives"]
+    assert collectives == ["all-reduce", "collective-permute"]  # no batch, no parameter gathered

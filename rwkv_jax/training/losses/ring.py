@@ -96,9 +96,7 @@ class Ring(NamedTuple):
             resident, said = _in_chunks(meet, resident, texts, chunk)
             return (resident, next_texts, join(arrived, said)), None
 
-        (resident, _, found), _ = jax.lax.scan(
-            step, (resident, texts, nothing), length=self.size
-        )
+        (resident, _, found), _ = jax.lax.scan(step, (resident, texts, nothing), length=self.size)
         return resident, self.pass_on(found)
 
 

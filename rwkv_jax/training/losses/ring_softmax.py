@@ -7,7 +7,7 @@ loss is
 
 (P is symmetric and n_i = n_j wherever P_ij = 1, so both directions have the same last term), and
 
-    dloss / dz_ij = 1 / 2B ( exp(z_ij) / sum_k exp z_ik  +  exp(z_ij) / sum_k exp z_kj - 2 P_ij / n_i )
+    dloss / dz_ij = 1 / 2B ( exp z_ij / sum_k exp z_ik + exp z_ij / sum_k exp z_kj - 2 P_ij / n_i )
 
 The backward pass computes z again, chunk by chunk, and keeps the two sums of each pair.
 """
@@ -83,7 +83,7 @@ class _Row(NamedTuple):
 
     exp_sum: ExpSum
     right: Float[Array, " b"]  # sum of the logits of right answers
-    count: Float[Array, " b"]  # how many they are
+    answers: Float[Array, " b"]  # how many they are
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -105,7 +105,7 @@ def _forward(chunk, image, text, scale, labels):
             row = _Row(
                 row.exp_sum.join(ExpSum.of(z, axis=1)),
                 row.right + jnp.sum(jnp.where(right, z, 0.0), axis=1),
-                row.count + jnp.sum(right, axis=1),
+                row.answers + jnp.sum(right, axis=1),
             )
             return row, ExpSum.of(z, axis=0)
 
@@ -117,9 +117,9 @@ def _forward(chunk, image, text, scale, labels):
             ExpSum.of_nothing(b),
             chunk=fitting_chunk(chunk, b),
         )
-        right = row.right / row.count
+        right = row.right / row.answers
         losses = row.exp_sum.above(right) + column.above(right)
-        return ring.sum(jnp.sum(losses)) / (2 * pairs), row.exp_sum, column, row.count
+        return ring.sum(jnp.sum(losses)) / (2 * pairs), row.exp_sum, column, row.answers
 
     run = ring.on_each_device(on_device, split="bb-b", returns="-bbb")
     loss, row, column, count = run(image, text, scale, labels)
