@@ -44,6 +44,7 @@ def test_micro_batches_stay_where_the_batch_is(found: dict):
 def test_a_sigmoid_run_is_the_same_on_every_mesh_in_every_form():
     done = run(
         [sys.executable, str(Path(__file__).parent / "loss_meshes.py")],
+        timeout=1800,
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
