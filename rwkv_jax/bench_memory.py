@@ -93,7 +93,7 @@ TABLES: dict[str, tuple[Row, ...]] = {
 
 
 def memory_of(program: Program, devices: Sequence[jax.Device]) -> tuple[str, str]:
-    """(temporaries, held at once) in GiB; for what does not fit, XLA's words."""
+    """(temporaries, held at once) in MiB; for what does not fit, XLA's words."""
     try:
         found = program(devices).compile().memory_analysis()
     except jax.errors.JaxRuntimeError as error:
@@ -106,7 +106,7 @@ def memory_of(program: Program, devices: Sequence[jax.Device]) -> tuple[str, str
     # What is donated is both argument and output.
     held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     temporary = found.temp_size_in_bytes
-    return f"{temporary / 2**30:.2f}", f"{(temporary + held) / 2**30:.2f}"
+    return f"{temporary / 2**20:,.0f}", f"{(temporary + held) / 2**20:,.0f}"
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def main() -> None:
     devices = DEVICES[options.device]()
     lines = [
         "# Memory of a training step\n",
-        f"Compiled for one {devices[0].device_kind} by jax {jax.__version__}, not run; in GiB. What"
+        f"Compiled for one {devices[0].device_kind} by jax {jax.__version__}, not run; in MiB. What"
         " is held: arguments (parameters, optimizer state, batch), results and temporaries.",
     ]
     with tqdm.tqdm(total=sum(map(len, chosen.values())), unit="program") as bar:
