@@ -8,7 +8,7 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-memory gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -59,6 +59,8 @@ bench-gpu-static: $(AOT)/.installed
 	$(AOT)/bin/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
 bench-crossings: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_crossings --out docs/crossings.md
+bench-memory: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_memory --out docs/memory.md
 
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.

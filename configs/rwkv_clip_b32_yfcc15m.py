@@ -4,7 +4,7 @@ from rwkv_jax.config import DataConfig, RunConfig
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.models import rwkv_clip_b32
-from rwkv_jax.training.config import CheckpointConfig, OptimizerConfig
+from rwkv_jax.training.config import CheckpointConfig, LossConfig, OptimizerConfig
 
 PAIRS = 15_061_515  # YFCC15M as the authors could download it
 BATCH = 4096  # 8 GPUs * 512
@@ -30,6 +30,7 @@ config = RunConfig(
     batch_size=BATCH,
     steps=EPOCHS * (PAIRS // BATCH + 1),  # 32 * 3,678 = 117,696
     optimizer=OptimizerConfig(),  # its defaults are this recipe
+    loss=LossConfig(form="ring"),  # the number of "full", without 4096 x 4096 logits
     positives="pair",
     checkpoint=CheckpointConfig(every=PAIRS // BATCH + 1, keep=3),  # once an epoch
     eval=EvalConfig(),

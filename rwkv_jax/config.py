@@ -14,9 +14,10 @@ from rwkv_jax.data.catalog import open_dataset, open_mixture
 from rwkv_jax.data.config import LoaderConfig, MixturePart
 from rwkv_jax.data.records import Source
 from rwkv_jax.evaluation.config import EvalConfig
-from rwkv_jax.models.config import ClipConfig
+from rwkv_jax.models.config import SIGLIP_LOGIT_BIAS, SIGLIP_LOGIT_SCALE, ClipConfig
 from rwkv_jax.training.config import (
     CheckpointConfig,
+    LossConfig,
     MeshConfig,
     OptimizerConfig,
     Positives,
@@ -72,6 +73,9 @@ class RunConfig:
     Attributes:
         batch_size: pairs an update, over all devices.
         steps: updates in all; the schedule is laid out over them.
+        micro_batches: parts that a batch is embedded in, one after the other; the gradient is that
+            of the whole batch, for the memory of a part and the time of one more forward pass.
+        loss: softmax or sigmoid, in full or round a ring.
         positives: "pair": only a picture's own text is right for it; "concept": the texts of all
             pictures of the same concept in the batch are.
         precision: "auto" takes bfloat16 matmuls on accelerators and float32 on CPUs.
@@ -90,7 +94,9 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     positives: Positives = "pair"
+    micro_batches: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     log_every: int = 50
@@ -98,6 +104,28 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, "batch_size", self.batch_size, "must be 2 or more")
         require(self.steps >= 1, "steps", self.steps, "must be 1 or more")
+        require(
+            self.micro_batches >= 1 and self.batch_size % self.micro_batches == 0,
+            "micro_batches",
+            self.micro_batches,
+            f"must be 1 or more, and divide batch_size = {self.batch_size}",
+        )
+        has_bias, wants_bias = self.model.logit_bias is not None, self.loss.kind == "sigmoid"
+        require(
+            has_bias or not wants_bias,
+            "loss.kind",
+            self.loss.kind,
+            "needs a model with a bias, but model.logit_bias = None; SigLIP starts with"
+            f" model.logit_bias = {SIGLIP_LOGIT_BIAS:g}, model.logit_scale ="
+            f" {SIGLIP_LOGIT_SCALE:.4f}",
+        )
+        require(
+            wants_bias or not has_bias,
+            "loss.kind",
+            self.loss.kind,
+            f"has no use for a bias, but model.logit_bias = {self.model.logit_bias}: set it to None"
+            " or take loss.kind = 'sigmoid'",
+        )
         require(self.log_every >= 1, "log_every", self.log_every, "must be 1 or more")
         require(
             self.eval_every is None or self.eval_every >= 1,

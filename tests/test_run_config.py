@@ -43,6 +43,24 @@ def test_loader_and_model_must_agree():
         dataclasses.replace(config, data=dataclasses.replace(config.data, loader=loader))
 
 
+def test_a_sigmoid_loss_and_a_bias_go_together():
+    config = load_config(CONFIGS / "emoji_cpu.py")
+    siglip = ["--model.logit-bias", "-10", "--model.logit-scale", "2.3026"]
+    changed = override(config, ["--loss.kind", "sigmoid", "--loss.form", "ring", *siglip])
+    assert (changed.model.logit_bias, changed.loss.form) == (-10.0, "ring")
+    with pytest.raises(ValueError, match=r"'sigmoid': needs .*logit_bias = -10, .* = 2\.3026"):
+        dataclasses.replace(config, loss=changed.loss)
+    with pytest.raises(ValueError, match=r"'softmax': has no use for a bias.* = -10"):
+        dataclasses.replace(config, model=changed.model)
+
+
+def test_micro_batches_divide_the_batch():
+    config = load_config(CONFIGS / "emoji_cpu.py")
+    assert override(config, ["--micro-batches", "4"]).micro_batches == 4
+    with pytest.raises(ValueError, match=r"micro_batches = 3: .*divide batch_size = 256"):
+        dataclasses.replace(config, micro_batches=3)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,6 +1,9 @@
 """RWKV-CLIP: configurations, the two encoders, and the model that pairs them."""
 
 from rwkv_jax.models.config import (
+    CLIP_LOGIT_SCALE,
+    SIGLIP_LOGIT_BIAS,
+    SIGLIP_LOGIT_SCALE,
     ClipConfig,
     ImageConfig,
     TextConfig,
@@ -11,6 +14,9 @@ from rwkv_jax.models.params import abstract_params, bind, model_from_params, mod
 from rwkv_jax.models.rwkv_clip import RwkvClip
 
 __all__ = [
+    "CLIP_LOGIT_SCALE",
+    "SIGLIP_LOGIT_BIAS",
+    "SIGLIP_LOGIT_SCALE",
     "ClipConfig",
     "ImageConfig",
     "RwkvClip",

@@ -1,8 +1,13 @@
 """What a model is made of, as data: frozen, validated, JSON in and out."""
 
 import dataclasses
+import math
 import typing
 from typing import Any
+
+CLIP_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP (arXiv 2103.00020), section 2.5
+SIGLIP_LOGIT_SCALE = math.log(10.0)  # SigLIP (arXiv 2303.15343), section 3.2
+SIGLIP_LOGIT_BIAS = -10.0  # likewise: nearly all pairs are wrong ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +76,15 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """Both encoders; their widths agree, because features are compared without a projection."""
+    """Both encoders; their widths agree, because features are compared without a projection.
+
+    A sigmoid loss wants a bias: `logit_scale=SIGLIP_LOGIT_SCALE, logit_bias=SIGLIP_LOGIT_BIAS`.
+    """
 
     image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    logit_scale: float = CLIP_LOGIT_SCALE  # initial, a logarithm
+    logit_bias: float | None = None  # initial; None: there is no such parameter
 
     def __post_init__(self) -> None:
         if self.image.width != self.text.width:
@@ -94,11 +104,15 @@ class ClipConfig:
         Raises:
             ValueError: unknown or missing fields, values of a wrong type or out of range.
         """
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"a model's config must be read from a dict, got {type(values).__name__}"
+            )
+        # Models saved before they could have a bias say nothing of logits.
+        values = {"logit_scale": CLIP_LOGIT_SCALE, "logit_bias": None, **values}
         parts = {"image": ImageConfig, "text": TextConfig}
-        if not isinstance(values, dict) or set(values) != set(parts):
-            got = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise ValueError(f"a model's config must hold exactly {sorted(parts)}, got {got}")
-        return cls(**{name: _build(part, values[name]) for name, part in parts.items()})
+        built = {name: _build(parts[name], values[name]) for name in parts if name in values}
+        return _build(cls, values | built)
 
 
 def rwkv_clip_b32() -> ClipConfig:

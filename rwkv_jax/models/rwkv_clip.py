@@ -1,7 +1,5 @@
 """RWKV-CLIP: an image tower and a text tower that meet in one space."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,8 +9,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rwkv_jax.models.config import ClipConfig
 from rwkv_jax.models.image_encoder import ImageEncoder
 from rwkv_jax.models.text_encoder import TextEncoder
-
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP (arXiv 2103.00020), section 2.5
 
 
 class RwkvClip(nnx.Module):
@@ -30,7 +26,10 @@ class RwkvClip(nnx.Module):
     ) -> None:
         self.image = ImageEncoder(config.image, dtype=dtype, rngs=rngs)
         self.text = TextEncoder(config.text, dtype=dtype, rngs=rngs)
-        self.logit_scale = nnx.Param(jnp.float32(INITIAL_LOGIT_SCALE))  # a logarithm
+        self.logit_scale = nnx.Param(jnp.float32(config.logit_scale))  # a logarithm
+        self.logit_bias = (
+            None if config.logit_bias is None else nnx.Param(jnp.float32(config.logit_bias))
+        )
 
     def encode_image(
         self, pixels: Float[Array, "B H W 3"], *, key: PRNGKeyArray | None = None

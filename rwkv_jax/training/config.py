@@ -101,4 +101,39 @@ class MeshConfig:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Which contrastive loss, and how it is computed; every form of a kind gives the same number.
+
+    Attributes:
+        kind: "softmax" (CLIP's) or "sigmoid" (SigLIP's, arXiv 2303.15343; the model needs a
+            `logit_bias`).
+        form: "full" has all B x B logits of the global batch at once; "ring" passes texts from
+            device to device and has [pairs a device, chunk] scores at a time.
+        chunk: texts at a time in a ring; divides the pairs a device where they are more.
+        authors_devices: divides the gradient of both towers, not that of logit scale and bias; 1
+            leaves it as it is. The authors' code, on N GPUs, averages over GPUs the gradients that
+            each has of its own features in the global loss, where their sum is the gradient: N
+            here reproduces that on any number of devices. It changes what `optimizer.clip_norm`
+            and `optimizer.epsilon` do, not the direction of the gradient in a tower.
+    """
+
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    form: Literal["full", "ring"] = "full"
+    chunk: int = 1024
+    authors_devices: int = 1
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", ("softmax", "sigmoid")), ("form", ("full", "ring"))):
+            value = getattr(self, name)
+            require(value in known, f"loss.{name}", value, f"must be one of {', '.join(known)}")
+        require(self.chunk >= 1, "loss.chunk", self.chunk, "must be 1 or more texts")
+        require(
+            self.authors_devices >= 1,
+            "loss.authors_devices",
+            self.authors_devices,
+            "must be 1 or more",
+        )
+
+
 Positives = Literal["pair", "concept"]

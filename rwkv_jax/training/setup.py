@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from rwkv_jax.config import RunConfig
+from rwkv_jax.mesh import BATCH_AXES
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import model_graphdef, params_to_dict
 from rwkv_jax.precision import compute_dtype
+from rwkv_jax.training.losses import check_loss_fits
 from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.sharding import (
     batch_sharding,
@@ -62,11 +65,12 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
             all devices of all processes.
 
     Raises:
-        ValueError: the mesh does not fit the devices, or the batch or a parameter does not divide
-            over it.
+        ValueError: the mesh does not fit the devices, or the batch, a parameter, micro-batches or
+            the chunks of the loss do not divide over it.
     """
     mesh = make_mesh(config.mesh, devices)
     check_batch_divides(config.batch_size, mesh)
+    check_parts_fit(config, mesh)
     with jax.set_mesh(mesh):  # the platform is the mesh's
         dtype = compute_dtype(config.precision)
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -87,12 +91,26 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
             model_graphdef(config.model, dtype),
             optimizer,
             learning_rate_schedule(config.optimizer, config.steps),
+            loss=config.loss,
             positives=config.positives,
+            micro_batches=config.micro_batches,
             seed=config.seed,
             mesh=mesh,
             state_sharding=shardings,
         ),
     )
+
+
+def check_parts_fit(config: RunConfig, mesh: Mesh) -> None:
+    """Raises ValueError where micro-batches or chunks do not divide the pairs of a device."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    pairs = config.batch_size // parts
+    check_loss_fits(config.loss, pairs)
+    if pairs % config.micro_batches:
+        raise ValueError(
+            f"micro_batches = {config.micro_batches} does not divide the {pairs} pairs of each of"
+            f" {parts} parts of the batch (mesh.data * mesh.fsdp): choose a divisor of {pairs}"
+        )
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

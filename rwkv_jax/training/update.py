@@ -14,14 +14,19 @@ from jaxtyping import Array, Float
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import bind
-from rwkv_jax.training.config import Positives
-from rwkv_jax.training.loss import contrastive_loss, same_concept
+from rwkv_jax.training.config import LossConfig, Positives
+from rwkv_jax.training.losses import make_loss, pair_labels
+from rwkv_jax.training.micro_batches import loss_and_gradients as micro_batched
 from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import Params, TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 
-LOGIT_SCALE_RANGE = (0.0, math.log(100.0))  # CLIP: logits are never scaled by more than 100
+Features = tuple[Float[Array, "B D"], Float[Array, "B D"]]
+
+# CLIP: softmax logits are never scaled by more than 100. SigLIP sets no bound, and its published
+# models are beyond that.
+LOGIT_SCALE_RANGE = (0.0, math.log(100.0))
 
 
 def norms(name: str, tree: Params) -> Metrics:
@@ -51,7 +56,9 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
+    loss: LossConfig,
     positives: Positives,
+    micro_batches: int = 1,
     seed: int,
     mesh: Mesh,
     state_sharding: Any,
@@ -59,26 +66,47 @@ def make_train_step(
     """A `step(state, batch)`, compiled when first called; it takes the state as donated.
 
     `batch` holds image uint8 [B, H, W, 3], text int32 [B, L] and concept int32 [B], split over
-    the mesh's data and fsdp axes; the loss is over the global batch. `state_sharding` is a tree of
-    shardings like the state, in and out (see `rwkv_jax.training.sharding.state_shardings`). The
-    key of drop path is folded from `seed` and the state's step, so a restarted run draws what it
-    would have drawn.
-    """
+    the mesh's data and fsdp axes; the loss is over the global batch. The key of drop path is folded
+    from `seed` and the state's step, so a restarted run draws what it would have drawn.
 
-    def loss_of(params: Params, batch: dict[str, Array], key: Array) -> Float[Array, ""]:
-        model = bind(graphdef, params)
-        image, text, scale = model(normalise(batch["image"]), batch["text"], key=key)
-        same = same_concept(batch["concept"]) if positives == "concept" else None
-        return contrastive_loss(image, text, scale, same)
+    Args:
+        micro_batches: parts that a batch is embedded in; the gradient stays that of the whole.
+        state_sharding: a tree of shardings like the state, in and out; see
+            `rwkv_jax.training.sharding.state_shardings`.
+
+    Raises (when traced):
+        ValueError: `loss.chunk` does not divide the pairs of a device, or `micro_batches` the
+            batch.
+    """
+    loss_of_features = make_loss(loss)
+
+    def embed(params: Params, batch: dict[str, Array], key: Array) -> Features:
+        image, text, _ = bind(graphdef, params)(normalise(batch["image"]), batch["text"], key=key)
+        return image, text
+
+    def loss_and_gradients(
+        params: Params, batch: dict[str, Array], key: Array
+    ) -> tuple[Float[Array, ""], Params]:
+        labels = pair_labels(batch["concept"], positives)
+        encoded = {name: batch[name] for name in ("image", "text")}
+
+        def loss_of(params: Params, features: Features) -> Float[Array, ""]:
+            return loss_of_features(*features, params, labels)
+
+        if micro_batches > 1:
+            return micro_batched(embed, loss_of, params, encoded, key, count=micro_batches)
+        at_once = jax.value_and_grad(lambda params: loss_of(params, embed(params, encoded, key)))
+        return at_once(params)
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, gradients = jax.value_and_grad(loss_of)(state.params, batch, key)
+        value, gradients = loss_and_gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
+        if loss.kind == "softmax":
+            params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
         metrics = {
-            "train/loss": loss,
+            "train/loss": value,
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "train/logit_scale": jnp.exp(params["logit_scale"]),
             "train/gradient_norm": optax.tree.norm(gradients),
@@ -86,6 +114,8 @@ def make_train_step(
             **norms("parameter_norm", params),
             **norms("update_norm", updates),
         }
+        if loss.kind == "sigmoid":
+            metrics["train/logit_bias"] = params["logit_bias"]
         return TrainState(state.step + 1, params, opt_state), metrics
 
     compiled = jax.jit(

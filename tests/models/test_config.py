@@ -1,9 +1,19 @@
+import dataclasses
 import json
 
 import pytest
 
 from rwkv_jax.convert.torch_config import config_from_torch
-from rwkv_jax.models import ClipConfig, ImageConfig, TextConfig, rwkv_clip_b16, rwkv_clip_b32
+from rwkv_jax.models import (
+    SIGLIP_LOGIT_BIAS,
+    ClipConfig,
+    ImageConfig,
+    TextConfig,
+    abstract_params,
+    rwkv_clip_b16,
+    rwkv_clip_b32,
+)
+from rwkv_jax.models.params import flat_params
 
 # What the authors publish beside RWKV-CLIP-B/32 (model_config/RWKV_CLIP_B32.json).
 PUBLISHED_B32 = {
@@ -67,6 +77,19 @@ def test_missing_published_key():
 def test_json_round_trip():
     config = ClipConfig(ImageConfig(layer_scale=0.1), TextConfig(drop_path=0.2))
     assert ClipConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_model_saved_before_there_were_biases_has_none():
+    values = ClipConfig().to_dict()
+    del values["logit_scale"], values["logit_bias"]
+    assert ClipConfig.from_dict(values) == ClipConfig()
+
+
+def test_a_bias_is_one_more_parameter():
+    without = flat_params(abstract_params(rwkv_clip_b32()))
+    biased = dataclasses.replace(rwkv_clip_b32(), logit_bias=SIGLIP_LOGIT_BIAS)
+    assert sum(leaf.size for leaf in without.values()) == 149_561_601
+    assert flat_params(abstract_params(biased)).keys() - without.keys() == {"logit_bias"}
 
 
 def test_unknown_and_missing_fields_are_named():

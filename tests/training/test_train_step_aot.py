@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from rwkv_jax.models import ClipConfig, abstract_params, model_graphdef, rwkv_clip_b32
-from rwkv_jax.training.config import OptimizerConfig
+from rwkv_jax.training.config import LossConfig, OptimizerConfig
 from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import TrainState
@@ -41,6 +41,7 @@ def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         model_graphdef(config, jnp.bfloat16),
         optimizer,
         learning_rate_schedule(OptimizerConfig(), steps=100),
+        loss=LossConfig(),
         positives="pair",
         seed=0,
         mesh=mesh,

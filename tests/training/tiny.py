@@ -32,9 +32,14 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
-def run(command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], *, timeout: int = 300, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment(**more), check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(**more),
+        check=False,
     )
 
 

@@ -59,6 +59,7 @@ TRAINING: tuple[tuple[str, tuple[tuple[str, str], ...], bool], ...] = (
         False,
     ),
     ("Logit scale", (("logit scale", "train/logit_scale"),), False),
+    ("Logit bias", (("logit bias", "train/logit_bias"),), False),
     ("Images per second", (("images/s", "train/images_per_second"),), False),
     ("Time spent waiting for data", (("share", "train/data_wait_share"),), True),
 )
