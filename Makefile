@@ -8,7 +8,7 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-memory gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-memory bench-remat gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -61,6 +61,8 @@ bench-crossings: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_crossings --out docs/crossings.md
 bench-memory: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_memory --out docs/memory.md
+bench-remat: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_remat --out docs/remat.md
 
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.

@@ -5,6 +5,7 @@ python eval.py --checkpoint DIR --config configs/NAME.py what that config is jud
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -77,6 +78,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="default: CHECKPOINT/results.json or RUN/results_STEP.json"
     )
+    parser.add_argument(
+        "--params", choices=("live", "ema"), help="default: what the config's eval.params says"
+    )
     arguments = parser.parse_args()
     keep_freed_memory()
     run = find_run(arguments.checkpoint.resolve())
@@ -87,7 +91,8 @@ def main() -> None:
     try:
         # ------------------------------------------------------------ restore
         config, data_dir, precision = choose_config(arguments.config, run)
-        restored = rwkv_jax.load(arguments.checkpoint, precision)
+        config = dataclasses.replace(config, params=arguments.params or config.params)
+        restored = rwkv_jax.load(arguments.checkpoint, precision, params=config.params)
         params = params_to_dict(nnx.state(restored.model))
 
         # ------------------------------------------------------------ measure

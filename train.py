@@ -147,7 +147,9 @@ def train(config: RunConfig, workdir: Path) -> None:
                     if step % config.checkpoint.every == 0:
                         save(step)
                     if config.eval_every is not None and step % config.eval_every == 0:
-                        judge(step, on_this_process(state.params, setup.mesh))
+                        judge(
+                            step, on_this_process(state.evaluated(config.eval.params), setup.mesh)
+                        )
         save(step)
         checkpoints.wait()
         if step < config.steps:
@@ -156,7 +158,7 @@ def train(config: RunConfig, workdir: Path) -> None:
             return
 
         # --------------------------------------------------------- judge, and show
-        params = on_this_process(state.params, setup.mesh)
+        params = on_this_process(state.evaluated(config.eval.params), setup.mesh)
         evaluation = judge(step, params)
         log.close()
         if not first_process:

@@ -1,9 +1,11 @@
 """A run's whole configuration: typed, frozen, one file a run, overridden field by field."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -133,6 +135,20 @@ class RunConfig:
             self.eval_every,
             "must be 1 or more steps, or None",
         )
+        require(
+            self.eval.params == "live" or self.optimizer.ema_decay is not None,
+            "eval.params",
+            self.eval.params,
+            "no average is kept where optimizer.ema_decay is None; set it, say to 0.999",
+        )
+        frozen = self.optimizer.frozen
+        drop_path = 0.0 if frozen is None else getattr(self.model, frozen).drop_path
+        require(
+            drop_path == 0,
+            f"model.{frozen}.drop_path",
+            drop_path,
+            f"a locked tower (optimizer.frozen = {frozen!r}) gives whole features; set it to 0",
+        )
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
         for field, data, model in (
             ("image_size", self.data.loader.image_size, self.model.image.image_size),
@@ -146,8 +162,10 @@ class RunConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: tuples become lists."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """Plain JSON values: tuples become lists; the optimizer's own defaults are filled in."""
+        values = dataclasses.asdict(self)
+        values["optimizer"] |= dataclasses.asdict(self.optimizer.settings)
+        return json.loads(json.dumps(values))
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -204,11 +222,37 @@ FREE_TO_CHANGE = (
 )
 
 
-def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The fields in which two `to_dict` forms differ, as "field: saved -> now" lines.
 
-    Fields of FREE_TO_CHANGE are passed over.
+    Fields of FREE_TO_CHANGE are passed over. `saved` may be an earlier version's: fields that there
+    were not yet have their defaults, which do what was done before.
     """
+    return _differences(_as_saved_today(saved), now, "")
+
+
+def _as_saved_today(saved: dict[str, Any]) -> dict[str, Any]:
+    values = _filled(RunConfig, saved)
+    with contextlib.suppress(KeyError, ValueError):  # what does not fit shows as a difference
+        values["model"] = ClipConfig.from_dict(saved["model"]).to_dict()
+    return json.loads(json.dumps(values, default=dataclasses.asdict))
+
+
+def _filled(cls: type, saved: dict[str, Any]) -> dict[str, Any]:
+    values = dict(saved)
+    types = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[field.name]):
+            if isinstance(values.get(field.name, {}), dict):
+                values[field.name] = _filled(types[field.name], values.get(field.name, {}))
+        elif field.default is not dataclasses.MISSING:
+            values.setdefault(field.name, field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            values.setdefault(field.name, field.default_factory())
+    return values
+
+
+def _differences(saved: dict[str, Any], now: dict[str, Any], prefix: str) -> list[str]:
     lines = []
     for name in sorted(saved.keys() | now.keys()):
         field = f"{prefix}{name}"
@@ -216,7 +260,7 @@ def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") ->
             continue
         before, after = saved.get(name), now.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{field}.")
+            lines += _differences(before, after, f"{field}.")
         else:
             lines.append(f"{field}: {before!r} -> {after!r}")
     return lines

@@ -13,12 +13,14 @@ from PIL import Image
 
 from rwkv_jax.data.preprocess import images_to_batch, normalise
 from rwkv_jax.data.tokenizer import VOCABULARY_SIZE, Tokenizer
-from rwkv_jax.models.params import model_from_params
+from rwkv_jax.models.params import WhichParams, model_from_params
 from rwkv_jax.precision import compute_dtype
 from rwkv_jax.weights import Weights, load_weights
 
 
-def load(path: str | os.PathLike[str], dtype: str = "auto") -> "PretrainedClip":
+def load(
+    path: str | os.PathLike[str], dtype: str = "auto", *, params: WhichParams = "live"
+) -> "PretrainedClip":
     """Loads a trained model onto one local device.
 
     Args:
@@ -26,13 +28,15 @@ def load(path: str | os.PathLike[str], dtype: str = "auto") -> "PretrainedClip":
             checkpoint is taken), or one of its checkpoints, RUN/checkpoints/STEP.
         dtype: compute dtype: "auto" (bfloat16 on accelerators, float32 on a CPU), "float32" or
             "bfloat16". Parameters and features are float32 always.
+        params: "ema" takes the moving average that the run kept beside its parameters.
 
     Raises:
         FileNotFoundError: there is no model at `path`.
-        WeightsError (a ValueError): it is damaged, or its arrays are another model's.
+        WeightsError (a ValueError): it is damaged, its arrays are another model's, or there is no
+            average.
     """
     compute = compute_dtype(dtype)  # a wrong name should not wait for a gigabyte to be read
-    return PretrainedClip(load_weights(Path(path)), compute)
+    return PretrainedClip(load_weights(Path(path), params), compute)
 
 
 class PretrainedClip:

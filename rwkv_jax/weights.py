@@ -27,6 +27,7 @@ from rwkv_jax.models import ClipConfig
 from rwkv_jax.models.params import (
     ModelMismatchError,
     Params,
+    WhichParams,
     abstract_params,
     check_same_model,
     params_from_dict,
@@ -130,15 +131,25 @@ def new_directory(directory: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: Path, which: WhichParams = "live") -> Weights:
     """Reads a weights folder, the newest whole step of a run, or one RUN/checkpoints/STEP.
+
+    Args:
+        which: "ema" reads the moving average that the run kept beside its parameters.
 
     Raises:
         FileNotFoundError: there is no such thing at `path`.
-        WeightsError: it is damaged, or holds another model than its `model.json` says.
+        WeightsError: it is damaged, holds another model than its `model.json` says, or no average.
     """
     home, params_folder, step = _find(Path(path).absolute())
     model = read_model_json(home)
+    if which == "ema":
+        params_folder = params_folder.parent / "ema"
+        if not params_folder.is_dir():
+            raise WeightsError(
+                f"{params_folder.parent} holds no average of the parameters (a run keeps one where"
+                " optimizer.ema_decay is set, and weights folders have none): take the live ones"
+            )
     params = restore_params(params_folder, abstract_params(model.config))
     if step is None and model.params_sha256 not in (None, params_sha256(params)):
         raise WeightsError(_damaged(params_folder, "its checksum is not that of model.json"))

@@ -1,6 +1,7 @@
 """Configurations: every file of configs/ loads, overrides apply, wrong ones are named."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,48 @@ def test_dotted_overrides_reach_their_fields():
         f"optimizer.weight_decay: {decay} -> 0.7",  # workers may change in a restart
         f"steps: {config.steps} -> 7",
     ]
+
+
+def test_a_run_that_an_earlier_version_began_goes_on():
+    now = load_config(CONFIGS / "emoji_cpu.py").to_dict()
+    assert now["optimizer"]["beta1_peak"] == 0.85  # what the optimizer takes, not "its own"
+    then = json.loads(json.dumps(now))
+    then["model"]["image"]["remat"] = then["model"]["text"]["remat"] = False
+    for field in ("name", "beta1", "frozen", "no_decay", "learning_rate_multipliers", "ema_decay"):
+        del then["optimizer"][field]
+    del then["mesh"]
+    assert differences(then, now) == []
+    then["model"]["image"]["remat"] = True
+    assert differences(then, now) == ["model.image.remat: 'block' -> 'none'"]
+
+
+def test_optimizers_and_rules_from_the_command_line():
+    config = load_config(CONFIGS / "emoji_cpu.py")
+    changed = override(
+        config,
+        [
+            *("--optimizer.name", "adafactor", "--optimizer.no-decay", "bias$", "scale$"),
+            *("--optimizer.learning-rate-multipliers", "^text/", "0.1", "^image/", "2"),
+            *("--optimizer.ema-decay", "0.999", "--eval.params", "ema"),
+            *("--model.image.remat", "dots"),
+        ],
+    )
+    assert changed.optimizer.no_decay == ("bias$", "scale$")
+    assert changed.optimizer.learning_rate_multipliers == (("^text/", 0.1), ("^image/", 2.0))
+    assert (changed.eval.params, changed.model.image.remat) == ("ema", "dots")
+    lines = differences(config.to_dict(), changed.to_dict())
+    assert "optimizer.momentum: None -> 0.9" in lines
+    assert "optimizer.beta2: 0.98 -> None" in lines
+
+
+def test_settings_that_do_not_go_together():
+    config = load_config(CONFIGS / "emoji_cpu.py")
+    averaged = dataclasses.replace(config.eval, params="ema")
+    with pytest.raises(ValueError, match=r"eval\.params = 'ema': .*optimizer\.ema_decay is None"):
+        dataclasses.replace(config, eval=averaged)
+    locked = dataclasses.replace(config.optimizer, frozen="image")
+    with pytest.raises(ValueError, match=r"model\.image\.drop_path = 0\.15: a locked tower"):
+        dataclasses.replace(config, optimizer=locked)
 
 
 def test_loader_and_model_must_agree():

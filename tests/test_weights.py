@@ -48,17 +48,16 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with checkpoints at steps 9 and 10, as the training loop writes them."""
+    """A run with checkpoints at steps 9 and 10, as training writes them; 10 has an average."""
     write_model_json(tmp_path, CONFIG)
     with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
         for step in (9, 10):
-            params = some_params(seed=step)
-            manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave({"step": step})
-                ),
-            )
+            trees = {"params": some_params(seed=step)}
+            if step == 10:
+                trees["ema"] = some_params(seed=11)
+            saved = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+            meta = ocp.args.JsonSave({"step": step})
+            manager.save(step, args=ocp.args.Composite(meta=meta, **saved))
         manager.wait_until_finished()
     return tmp_path
 
@@ -123,6 +122,16 @@ def test_one_step_of_a_run(run):
     loaded = load_weights(run / "checkpoints" / "9")
     assert loaded.step == 9
     chex.assert_trees_all_equal(loaded.params, some_params(seed=9))
+
+
+def test_the_average_of_a_run(run):
+    averaged = load_weights(run, "ema")
+    assert averaged.step == 10
+    chex.assert_trees_all_equal(averaged.params, some_params(seed=11))
+    with pytest.raises(
+        WeightsError, match=r"checkpoints/9 holds no average .*optimizer\.ema_decay"
+    ):
+        load_weights(run / "checkpoints" / "9", "ema")
 
 
 def test_a_checkpoint_cut_off_while_written_is_not_picked_up(run):

@@ -17,7 +17,7 @@ import tyro
 from rwkv_jax.convert.torch_config import config_from_torch
 from rwkv_jax.convert.torch_files import open_tensors
 from rwkv_jax.convert.torch_layout import params_from_torch, pieces
-from rwkv_jax.models.params import Params, flat_params
+from rwkv_jax.models.params import Params, WhichParams, flat_params
 from rwkv_jax.weights import (
     WeightsError,
     load_weights,
@@ -60,15 +60,16 @@ def from_torch(weights: Path, config: Path, out: Path) -> None:
     _report(out, restored, f"{count} tensors of {weights}", difference)
 
 
-def export(checkpoint: Path, out: Path) -> None:
+def export(checkpoint: Path, out: Path, params: WhichParams = "live") -> None:
     """Writes a run's parameters alone: no optimizer, no data position, restorable anywhere.
 
     Args:
         checkpoint: the run's folder (its newest whole checkpoint), or one RUN/checkpoints/STEP.
         out: the weights folder to write; must not exist.
+        params: ema: the moving average that the run kept beside its parameters.
     """
     with new_directory(out) as unfinished:
-        source = load_weights(checkpoint)
+        source = load_weights(checkpoint, params)
         write_weights(unfinished, source.config, source.params)
         restored = load_weights(unfinished).params
         pairs = zip(jax.tree.leaves(source.params), jax.tree.leaves(restored), strict=True)

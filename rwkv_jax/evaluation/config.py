@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from rwkv_jax.evaluation.prompts import PROMPTS
+from rwkv_jax.models.params import WhichParams
 
 
 def _require(condition: bool, owner: object, field: str, wanted: str) -> None:
@@ -111,15 +112,18 @@ class EvalConfig:
       linear_probe: the linear probes.
       batch_size: pictures, or texts, that are encoded at once; part of what makes two runs
         bit-equal.
+      params: "ema" judges the moving average of the parameters (`optimizer.ema_decay`).
     """
 
     retrieval: tuple[RetrievalConfig, ...] = ()
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     linear_probe: tuple[LinearProbeConfig, ...] = ()
     batch_size: int = 128
+    params: WhichParams = "live"
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, self, "batch_size", "must be 1 or more")
+        _require(self.params in ("live", "ema"), self, "params", "must be live or ema")
         names = [each.name for each in self.retrieval]
         names += [each.name for each in self.zero_shot]
         names += [each.name for each in self.linear_probe]

@@ -1,7 +1,5 @@
 """One RWKV-6 block, for both towers. What differs between families of models is a `BlockSpec`."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,12 +7,18 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rwkv_jax.mesh import keep_batch_split
 from rwkv_jax.models.channel_mix import ChannelMix
-from rwkv_jax.models.layers import LayerNorm, drop_path
+from rwkv_jax.models.config import Remat
+from rwkv_jax.models.layers import KEPT, LayerNorm, drop_path
 from rwkv_jax.models.spatial_mix import SpatialMix
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
 
-Branch = Callable[[Float[Array, "B T D"]], Float[Array, "B T D"]]
+# By name, not `dots_saveable`: the WKV is no product to JAX, and products of low rank have wide
+# results that are cheap to compute.
+_POLICIES = {
+    "block": None,
+    "dots": jax.checkpoint_policies.save_only_these_names(KEPT),
+}
 
 
 class Block(nnx.Module):
@@ -85,14 +89,16 @@ def run_blocks(
     *,
     max_drop_path: float = 0.0,
     key: PRNGKeyArray | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> Float[Array, "B T D"]:
     """Runs stacked blocks one after the other by `jax.lax.scan`, compiled once whatever the depth.
 
     Args:
         max_drop_path: the last block's rate; it grows linearly from 0 at the first.
         key: for drop path; None, or a rate of 0, compiles no random operations at all.
-        remat: keep only each block's input for the backward pass.
+        remat: what the backward pass computes again. "block": all but each block's input. "dots":
+            all but the results of matrix products and of the WKV, so only elementwise work and
+            products of low rank.
     """
     graphdef, state = nnx.split(blocks)
     depth = jax.tree.leaves(state)[0].shape[0]
@@ -107,8 +113,8 @@ def run_blocks(
         x = nnx.merge(graphdef, params)(x, shift, drop_rate=rate, key=layer_key)
         return keep_batch_split(x), None
 
-    if remat:
+    if remat != "none":
         # The scan's own loop already keeps XLA from merging the two computations.
-        step = jax.checkpoint(step, prevent_cse=False)
+        step = jax.checkpoint(step, prevent_cse=False, policy=_POLICIES[remat])
     x, _ = jax.lax.scan(step, keep_batch_split(x), layers)
     return x

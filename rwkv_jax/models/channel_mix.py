@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rwkv_jax.models.layers import LayerNorm, linear
+from rwkv_jax.models.layers import LayerNorm, keep, linear
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
 
@@ -30,7 +30,7 @@ class ChannelMix(nnx.Module):
         shifted = shift(x)
         x_k = self.interpolate(x, shifted, self.mix_k[...].astype(x.dtype))
         x_r = self.interpolate(x, shifted, self.mix_r[...].astype(x.dtype))
-        k = jnp.square(jax.nn.relu(linear(x_k, self.key)))
+        k = jnp.square(jax.nn.relu(keep(linear(x_k, self.key))))
         if self.key_norm is not None:
             k = self.key_norm(k)
-        return jax.nn.sigmoid(linear(x_r, self.receptance)) * linear(k, self.value)
+        return jax.nn.sigmoid(keep(linear(x_r, self.receptance))) * keep(linear(k, self.value))

@@ -3,7 +3,12 @@
 import dataclasses
 import math
 import typing
-from typing import Any
+from typing import Any, Literal
+
+# What a backward pass recomputes of each block: nothing; all but the block's input; all but the
+# results of matrix products and of the WKV.
+Remat = Literal["none", "block", "dots"]
+_REMAT_OF_BOOL = {False: "none", True: "block"}  # as configurations said it before
 
 CLIP_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP (arXiv 2103.00020), section 2.5
 SIGLIP_LOGIT_SCALE = math.log(10.0)  # SigLIP (arXiv 2303.15343), section 3.2
@@ -29,12 +34,13 @@ class ImageConfig:
     layer_scale: float | None = None  # initial factor of every residual branch
     post_norm: bool = False
     key_norm: bool = False
-    remat: bool = False  # recompute each block in the backward pass: less memory, more time
+    remat: Remat = "none"  # less memory, more time: docs/remat.md
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "heads", "depth", "hidden_rate")
         _check_heads(self)
         _check_rate(self)
+        _check_remat(self)
         if self.output_cls_token and not self.with_cls_token:
             raise ValueError(
                 "ImageConfig.output_cls_token=True needs with_cls_token=True, got False"
@@ -62,7 +68,7 @@ class TextConfig:
     hidden: int = 2240  # 3.5 * width, rounded down to a multiple of 32
     head_size_divisor: int = 8  # the WKV's group norm takes eps = 1e-5 * head_size_divisor**2
     drop_path: float = 0.0
-    remat: bool = False
+    remat: Remat = "none"
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -72,6 +78,7 @@ class TextConfig:
         )
         _check_heads(self)
         _check_rate(self)
+        _check_remat(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,7 @@ class ClipConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClipConfig":
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; also reads `remat` as true or false, which it once was.
 
         Raises:
             ValueError: unknown or missing fields, values of a wrong type or out of range.
@@ -133,7 +140,11 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     missing = sorted(set(types) - set(values))
     if unknown or missing:
         raise ValueError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
+    if isinstance(values["remat"], bool):
+        values = values | {"remat": _REMAT_OF_BOOL[values["remat"]]}
     for name, value in values.items():
+        if typing.get_origin(types[name]) is Literal:
+            continue  # its own check names what it may be
         allowed = typing.get_args(types[name]) or (types[name],)
         fits = type(value) in allowed or (type(value) is int and float in allowed)
         if not fits:
@@ -162,4 +173,12 @@ def _check_rate(config: Any) -> None:
     if not 0.0 <= config.drop_path < 1.0:
         raise ValueError(
             f"{type(config).__name__}.drop_path must be in [0, 1), got {config.drop_path}"
+        )
+
+
+def _check_remat(config: Any) -> None:
+    known = typing.get_args(Remat)
+    if config.remat not in known:
+        raise ValueError(
+            f"{type(config).__name__}.remat must be one of {', '.join(known)}, got {config.remat!r}"
         )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -15,6 +16,12 @@ from rwkv_jax.precision import matmul_precision
 from rwkv_jax.wkv import platform
 
 LAYER_NORM_EPS = 1e-5
+KEPT = "kept"
+
+
+def keep(x: Array) -> Array:
+    """Marks what the remat policy "dots" keeps for the backward pass; x itself otherwise."""
+    return checkpoint_name(x, KEPT)
 
 
 def linear(

@@ -1,6 +1,6 @@
 """A model's parameters as a nested dict of arrays, and back: the form that is saved and sharded."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from rwkv_jax.models.config import ClipConfig
 from rwkv_jax.models.rwkv_clip import RwkvClip
 
 Params = dict[str, Any]  # nested; the leaves are arrays or ShapeDtypeStructs
+WhichParams = Literal["live", "ema"]  # a run's own, or their moving average
 
 
 class ModelMismatchError(ValueError):

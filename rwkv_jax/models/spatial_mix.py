@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rwkv_jax.models import inits
-from rwkv_jax.models.layers import HeadNorm, LayerNorm, linear
+from rwkv_jax.models.layers import HeadNorm, LayerNorm, keep, linear
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
 
@@ -49,23 +49,26 @@ class SpatialMix(nnx.Module):
         # Each token chooses, for each of its five uses, how much of its neighbour to look at.
         R = self.maa_w2.shape[1]
         maa_w1 = self.maa_w1[...].reshape(D, 5 * R)  # [D, 5, R] -> [D, 5 R]
-        z = jnp.tanh(linear(x + xx * self.maa_x[...].astype(x.dtype), maa_w1))
+        z = jnp.tanh(keep(linear(x + xx * self.maa_x[...].astype(x.dtype), maa_w1)))
         maa = self.maa[...].astype(x.dtype)
         # One at a time: stacked, their gradient would be a reduction over five arrays in memory.
+        # Not kept: wide results of thin products (rank R) are cheaper to compute again.
         x_w, x_k, x_v, x_r, x_g = (
             x + xx * (maa[a] + linear(z[..., a * R : (a + 1) * R], self.maa_w2[a]))
             for a in range(5)
         )
 
         r, k, v = (
-            linear(y, kernel).reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
+            keep(linear(y, kernel)).reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
             for y, kernel in ((x_r, self.receptance), (x_k, self.key), (x_v, self.value))
         )
-        g = jax.nn.silu(linear(x_g, self.gate))
+        g = jax.nn.silu(keep(linear(x_g, self.gate)))
         # The decay is exp(-exp(w)): an error in w is an error in an exponent, hence float32.
-        z_w = jnp.tanh(linear(x_w, self.decay_w1))
+        z_w = jnp.tanh(keep(linear(x_w, self.decay_w1)))
         w = self.decay[...] + linear(z_w, self.decay_w2, out_dtype=jnp.float32)
         y = self.wkv(r, k, v, w.reshape(B, T, H, N), self.bonus[...])
+        y = keep(y.reshape(B, T, D))  # flat: kept by head, a TPU would lay it out anew
         if self.key_norm is not None:
-            y = self.key_norm(y.reshape(B, T, D)).reshape(B, T, H, N)
-        return linear(self.head_norm(y) * g, self.output)
+            y = self.key_norm(y)
+        y = y.reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
+        return keep(linear(self.head_norm(y) * g, self.output))

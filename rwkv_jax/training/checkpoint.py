@@ -1,9 +1,10 @@
 """A run's checkpoints: written in the background, renamed into place when whole, never guessed at.
 
-RUN/checkpoints/STEP/ holds `params` and `opt_state` (Orbax arrays), `loader` (data position),
-`meta` (step and versions) and checksums. Orbax writes into a temporary name and renames
-at the end, so a folder named after a step is whole, and one cut off in the middle is never picked
-up. One that the disk has damaged since is moved to RUN/damaged/, and the one before it is used.
+RUN/checkpoints/STEP/ holds `params`, `opt_state` and, where an average of the parameters is kept,
+`ema` (Orbax arrays), `loader` (data position), `meta` (step and versions) and checksums. Orbax
+writes into a temporary name and renames at the end, so a folder named after a step is whole, and
+one cut off in the middle is never picked up. One that the disk has damaged since is moved to
+RUN/damaged/, and the one before it is used.
 
 With several processes all of them call every method together; they share the workdir.
 """
@@ -45,7 +46,7 @@ class RunCheckpoints:
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             ),
-            item_names=("params", "opt_state", "loader", "meta"),
+            item_names=("params", "opt_state", "ema", "loader", "meta"),
         )
 
     def _seal(self) -> None:
@@ -125,13 +126,14 @@ class RunCheckpoints:
         self.wait()  # an error of the one before belongs to that one
         self._writing = step
         # Orbax may still read the arrays while the next step, which takes them as donated, runs.
-        params, opt_state = jax.tree.map(jnp.copy, (state.params, state.opt_state))
+        params, opt_state, ema = jax.tree.map(jnp.copy, (state.params, state.opt_state, state.ema))
         meta = {"step": step, "jax": jax.__version__, "orbax": ocp.__version__}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params),
                 opt_state=ocp.args.StandardSave(opt_state),
+                **({} if ema is None else {"ema": ocp.args.StandardSave(ema)}),
                 loader=ocp.args.JsonSave(loader_state),
                 meta=ocp.args.JsonSave(meta),
             ),
@@ -147,12 +149,18 @@ class RunCheckpoints:
             CheckpointError: it is unreadable, or belongs to another model.
         """
         path = self.directory / str(step)
+        if like.ema is not None and path.is_dir() and not (path / "ema").is_dir():
+            raise CheckpointError(
+                f"checkpoint {path} holds no average of the parameters: it was written without"
+                " optimizer.ema_decay; take that setting back, or give this run another --workdir"
+            )
         try:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(like.params),
                     opt_state=ocp.args.StandardRestore(like.opt_state),
+                    **({} if like.ema is None else {"ema": ocp.args.StandardRestore(like.ema)}),
                     loader=ocp.args.JsonRestore(),
                     meta=ocp.args.JsonRestore(),
                 ),
@@ -173,6 +181,7 @@ class RunCheckpoints:
             step=jax.device_put(jnp.asarray(step, jnp.int32), like.step.sharding),
             params=restored["params"],
             opt_state=restored["opt_state"],
+            ema=None if like.ema is None else restored["ema"],
         )
         return state, restored["loader"]
 

@@ -1,7 +1,11 @@
 """What a person can set about training, validated where it is set."""
 
 import dataclasses
+import math
+import re
 from typing import Literal
+
+from rwkv_jax.training.hyperparameters import OPTIMIZERS, Hyperparameters, OptimizerName
 
 
 def require(condition: bool, field: str, value: object, wanted: str) -> None:
@@ -12,51 +16,117 @@ def require(condition: bool, field: str, value: object, wanted: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW under a one-cycle schedule; the defaults are RWKV-CLIP's own recipe.
+    """An optimizer by name, under a one-cycle schedule; the defaults are RWKV-CLIP's own recipe.
 
-    Source: the paper's training settings and the arguments of the authors' training script.
+    Hyperparameters from `peak_learning_rate` to `decay_exponent` are the named optimizer's own
+    where they are None (`hyperparameters.py` has the numbers and their sources); one that it does
+    not have is refused. `settings` holds what results.
+
+    Parameters are named by path, such as "image/blocks/spatial_mix/key". A pattern is a regular
+    expression that is searched for in the path; one that is found in none is refused when the
+    optimizer meets the parameters.
 
     Attributes:
-        peak_learning_rate: reached after `warmup_share` of the steps.
+        name: the optimizer.
         warmup_share: share of all steps in which the rate climbs, in (0, 1).
         div_factor: the first rate is peak / div_factor.
         final_div_factor: the last rate is peak / (div_factor * final_div_factor).
-        weight_decay: decoupled, on every parameter (the recipe excludes none).
+        clip_norm: gradients are scaled down to this global norm.
+        peak_learning_rate: reached after `warmup_share` of the steps.
+        weight_decay: decoupled, times the rate, on every parameter (the recipe excludes none).
         beta1_base: beta1 at the first and the last step.
         beta1_peak: beta1 at the peak rate (momentum is cycled against the rate).
-        beta2: decay of the second moment.
+        beta1: decay of the first moment, where it is not cycled.
+        beta2: decay of the second moment; Lion's, of its momentum.
         epsilon: Adam's, outside the square root.
-        clip_norm: gradients are scaled down to this global norm.
+        momentum: decay of the averaged update (Adafactor) or gradient (Muon).
+        decay_exponent: Adafactor's second moment decays by 1 - t**-decay_exponent.
+        frozen: the tower that is locked (LiT, Zhai et al., arXiv 2111.07991): bit-equal to the
+            end, without gradients or optimizer state.
+        learning_rate_multipliers: (pattern, factor) pairs; the first found in a path sets its
+            factor on the rate, decay included. 0 freezes as `frozen` does. Without a pair: 1.
+        no_decay: patterns of parameters without weight decay.
+        ema_decay: keeps an average of the parameters, in float32; None keeps none.
     """
 
-    peak_learning_rate: float = 1e-3
+    name: OptimizerName = "adamw"
     warmup_share: float = 0.1
     div_factor: float = 25.0
     final_div_factor: float = 1e4
-    weight_decay: float = 0.2
-    beta1_base: float = 0.95
-    beta1_peak: float = 0.85
-    beta2: float = 0.98
-    epsilon: float = 1e-8
     clip_norm: float = 1.0
+    peak_learning_rate: float | None = None
+    weight_decay: float | None = None
+    beta1_base: float | None = None
+    beta1_peak: float | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    epsilon: float | None = None
+    momentum: float | None = None
+    decay_exponent: float | None = None
+    frozen: Literal["image", "text"] | None = None
+    learning_rate_multipliers: tuple[tuple[str, float], ...] = ()
+    no_decay: tuple[str, ...] = ()
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("peak_learning_rate", "div_factor", "final_div_factor", "epsilon"):
-            value = getattr(self, name)
-            require(value > 0, f"optimizer.{name}", value, "must be above 0")
-        require(self.clip_norm > 0, "optimizer.clip_norm", self.clip_norm, "must be above 0")
+        require(self.name in OPTIMIZERS, "optimizer.name", self.name, f"know {[*OPTIMIZERS]}")
+        own = [field.name for field in dataclasses.fields(OPTIMIZERS[self.name])]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            require(
+                field.name in own or field.name not in _HYPERPARAMETERS or value is None,
+                f"optimizer.{field.name}",
+                value,
+                f"{self.name} has no such setting, it has {', '.join(own)}; leave it out",
+            )
+        values = dataclasses.asdict(self) | dataclasses.asdict(self.settings)
+        for name in ("div_factor", "final_div_factor", "clip_norm", *_ABOVE_0):
+            value = values[name]
+            require(value is None or value > 0, f"optimizer.{name}", value, "must be above 0")
+        for name in ("warmup_share", "ema_decay", *_BETWEEN_0_AND_1):
+            value = values[name]
+            wanted = "must lie strictly between 0 and 1"
+            require(value is None or 0 < value < 1, f"optimizer.{name}", value, wanted)
+        decay = values["weight_decay"]
+        require(decay >= 0, "optimizer.weight_decay", decay, "must be 0 or more")
+        self._check_rules(decay)
+
+    def _check_rules(self, weight_decay: float) -> None:
+        known = (None, "image", "text")
+        require(self.frozen in known, "optimizer.frozen", self.frozen, "know image, text and None")
+        for pattern, factor in self.learning_rate_multipliers:
+            field = f"optimizer.learning_rate_multipliers: factor of {pattern!r}"
+            require(0 <= factor < math.inf, field, factor, "must be 0 or more")
         require(
-            0 < self.warmup_share < 1,
-            "optimizer.warmup_share",
-            self.warmup_share,
-            "must lie strictly between 0 and 1",
+            weight_decay > 0 or not self.no_decay,
+            "optimizer.no_decay",
+            self.no_decay,
+            "optimizer.weight_decay = 0 decays no parameter as it is; leave one of them out",
         )
-        require(
-            self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "must be 0 or more"
-        )
-        for name in ("beta1_base", "beta1_peak", "beta2"):
-            value = getattr(self, name)
-            require(0 < value < 1, f"optimizer.{name}", value, "must lie strictly between 0 and 1")
+        named = [pattern for pattern, _ in self.learning_rate_multipliers]
+        for field, patterns in (("learning_rate_multipliers", named), ("no_decay", self.no_decay)):
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(
+                        f"optimizer.{field}: {pattern!r} is no regular expression ({error})"
+                    ) from None
+
+    @property
+    def settings(self) -> Hyperparameters:
+        """The named optimizer's hyperparameters, its own defaults filled in."""
+        kind = OPTIMIZERS[self.name]
+        names = [field.name for field in dataclasses.fields(kind)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return kind(**given)
+
+
+_HYPERPARAMETERS = {
+    field.name for kind in OPTIMIZERS.values() for field in dataclasses.fields(kind)
+}
+_ABOVE_0 = ("peak_learning_rate", "epsilon", "decay_exponent")
+_BETWEEN_0_AND_1 = ("beta1_base", "beta1_peak", "beta1", "beta2", "momentum")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from rwkv_jax.training.sharding import (
     make_mesh,
     state_shardings,
 )
-from rwkv_jax.training.state import TrainState
+from rwkv_jax.training.state import TrainState, first_state
 from rwkv_jax.training.update import TrainStep, make_train_step
 
 
@@ -66,7 +66,8 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
 
     Raises:
         ValueError: the mesh does not fit the devices, or the batch, a parameter, micro-batches or
-            the chunks of the loss do not divide over it.
+            the chunks of the loss do not divide over it; or a pattern of the optimizer's is found
+            in no parameter's path.
     """
     mesh = make_mesh(config.mesh, devices)
     check_batch_divides(config.batch_size, mesh)
@@ -77,7 +78,7 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
 
     def initial_state(key: PRNGKeyArray) -> TrainState:
         params = params_to_dict(nnx.state(RwkvClip(config.model, rngs=nnx.Rngs(key))))
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+        return first_state(params, optimizer, ema=config.optimizer.ema_decay is not None)
 
     shapes = jax.eval_shape(initial_state, jax.random.key(0))
     shardings = state_shardings(shapes, mesh)
@@ -91,6 +92,7 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
             model_graphdef(config.model, dtype),
             optimizer,
             learning_rate_schedule(config.optimizer, config.steps),
+            rules=config.optimizer,
             loss=config.loss,
             positives=config.positives,
             micro_batches=config.micro_batches,

@@ -4,8 +4,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
+
+from rwkv_jax.models.params import WhichParams
 
 Params = dict[str, Any]
 
@@ -19,8 +22,33 @@ class TrainState:
         step: updates done so far, int32 scalar.
         params: nested dict of float32 arrays.
         opt_state: optax's.
+        ema: the parameters' moving average, shaped as they are; None where none is kept.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
+    ema: Params | None = None
+
+    def evaluated(self, which: WhichParams) -> Params:
+        """The parameters that evaluators are to see.
+
+        Raises:
+            ValueError: the average is asked for, and none is kept.
+        """
+        params = self.params if which == "live" else self.ema
+        if params is None:
+            raise ValueError("there is no average to evaluate: set optimizer.ema_decay, say 0.999")
+        return params
+
+
+def first_state(
+    params: Params, optimizer: optax.GradientTransformation, *, ema: bool
+) -> TrainState:
+    """Before the first update; an average, where one is kept, starts at the parameters."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )

@@ -14,11 +14,13 @@ from jaxtyping import Array, Float
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import bind
-from rwkv_jax.training.config import LossConfig, Positives
+from rwkv_jax.training.config import LossConfig, OptimizerConfig, Positives
+from rwkv_jax.training.ema import next_ema
 from rwkv_jax.training.losses import make_loss, pair_labels
 from rwkv_jax.training.micro_batches import loss_and_gradients as micro_batched
 from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import Params, TrainState
+from rwkv_jax.training.trained import apply_updates, join, split, with_zeros
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -56,6 +58,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     *,
+    rules: OptimizerConfig,
     loss: LossConfig,
     positives: Positives,
     micro_batches: int = 1,
@@ -70,6 +73,7 @@ def make_train_step(
     from `seed` and the state's step, so a restarted run draws what it would have drawn.
 
     Args:
+        rules: what the optimizer was made from; says what is frozen and whether an average is kept.
         micro_batches: parts that a batch is embedded in; the gradient stays that of the whole.
         state_sharding: a tree of shardings like the state, in and out; see
             `rwkv_jax.training.sharding.state_shardings`.
@@ -80,31 +84,40 @@ def make_train_step(
     """
     loss_of_features = make_loss(loss)
 
-    def embed(params: Params, batch: dict[str, Array], key: Array) -> Features:
-        image, text, _ = bind(graphdef, params)(normalise(batch["image"]), batch["text"], key=key)
-        return image, text
-
     def loss_and_gradients(
         params: Params, batch: dict[str, Array], key: Array
     ) -> tuple[Float[Array, ""], Params]:
         labels = pair_labels(batch["concept"], positives)
         encoded = {name: batch[name] for name in ("image", "text")}
 
-        def loss_of(params: Params, features: Features) -> Float[Array, ""]:
-            return loss_of_features(*features, params, labels)
+        trained, frozen = split(rules, params)
+
+        def embed(trained: Params, batch: dict[str, Array], key: Array) -> Features:
+            model = bind(graphdef, join(trained, frozen))
+            image, text, _ = model(normalise(batch["image"]), batch["text"], key=key)
+            return image, text
+
+        def loss_of(trained: Params, features: Features) -> Float[Array, ""]:
+            return loss_of_features(*features, join(trained, frozen), labels)
 
         if micro_batches > 1:
-            return micro_batched(embed, loss_of, params, encoded, key, count=micro_batches)
-        at_once = jax.value_and_grad(lambda params: loss_of(params, embed(params, encoded, key)))
-        return at_once(params)
+            value, gradients = micro_batched(
+                embed, loss_of, trained, encoded, key, count=micro_batches
+            )
+        else:
+            value, gradients = jax.value_and_grad(
+                lambda trained: loss_of(trained, embed(trained, encoded, key))
+            )(trained)
+        return value, with_zeros(gradients, params)
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         value, gradients = loss_and_gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = apply_updates(rules, state.params, updates)
         if loss.kind == "softmax":
             params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
+        ema = next_ema(state.ema, params, rules.ema_decay, state.step)
         metrics = {
             "train/loss": value,
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
@@ -116,7 +129,7 @@ def make_train_step(
         }
         if loss.kind == "sigmoid":
             metrics["train/logit_bias"] = params["logit_bias"]
-        return TrainState(state.step + 1, params, opt_state), metrics
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     compiled = jax.jit(
         step,

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -13,6 +14,7 @@ from rwkv_jax.evaluation.run import evaluate
 from rwkv_jax.training.checkpoint import RunCheckpoints
 from rwkv_jax.training.config import CheckpointConfig
 from rwkv_jax.training.state import TrainState
+from rwkv_jax.weights import params_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,13 +54,19 @@ def test_another_config_and_file(run_folder, config_file, monkeypatch, tmp_path)
 
 def test_one_step_of_a_run_leaves_the_runs_results_alone(run_folder, params, monkeypatch):
     """The step's folder is Orbax's, and results.json is the last step's."""
-    state = TrainState(jnp.int32(4), params, optax.adam(1e-3).init(params))
+    ema = jax.tree.map(lambda leaf: leaf / 2, params)
+    state = TrainState(jnp.int32(4), params, optax.adam(1e-3).init(params), ema)
     with RunCheckpoints(run_folder, CheckpointConfig()) as checkpoints:
         checkpoints.save(state, {})
     run_eval(monkeypatch, "--checkpoint", run_folder / "checkpoints" / "4")
     results = json.loads((run_folder / "results_4.json").read_text())
     assert results["checkpoint"]["step"] == 4
     assert not (run_folder / "results.json").exists()
+
+    assert results["checkpoint"]["parameter_hash"] == params_sha256(params)
+    run_eval(monkeypatch, "--checkpoint", run_folder / "checkpoints" / "4", "--params", "ema")
+    results = json.loads((run_folder / "results_4.json").read_text())
+    assert results["checkpoint"]["parameter_hash"] == params_sha256(ema)
 
 
 def test_missing_things_are_one_sentence(run_folder, config_file, monkeypatch, capsys, tmp_path):
@@ -72,6 +80,7 @@ def test_missing_things_are_one_sentence(run_folder, config_file, monkeypatch, c
     assert str(absent) in refusal("--checkpoint", absent, "--config", config_file)
     assert "--config" in refusal("--checkpoint", absent)
     assert "nowhere.py" in refusal("--checkpoint", run_folder, "--config", "nowhere.py")
+    assert "no average" in refusal("--checkpoint", run_folder, "--params", "ema")
     assert ".json" in refusal("--checkpoint", run_folder, "--out", tmp_path / "results.txt")
 
     config = json.loads((run_folder / "config.json").read_text())

@@ -92,6 +92,16 @@ def test_a_bias_is_one_more_parameter():
     assert flat_params(abstract_params(biased)).keys() - without.keys() == {"logit_bias"}
 
 
+def test_remat_was_true_or_false_once():
+    values = ClipConfig().to_dict()
+    values["image"]["remat"], values["text"]["remat"] = True, False
+    config = ClipConfig.from_dict(json.loads(json.dumps(values)))
+    assert (config.image.remat, config.text.remat) == ("block", "none")
+    assert config_from_torch(PUBLISHED_B32 | {"with_cp": True}).image.remat == "block"
+    with pytest.raises(ValueError, match=r"ImageConfig\.remat .* none, block, dots, got 'all'"):
+        ClipConfig.from_dict(values | {"image": values["image"] | {"remat": "all"}})
+
+
 def test_unknown_and_missing_fields_are_named():
     values = ClipConfig().to_dict()
     values["image"]["dept"] = values["image"].pop("depth")

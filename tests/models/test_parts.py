@@ -17,7 +17,7 @@ from rwkv_jax.models.layers import drop_path, standardise, standardise_heads
 from rwkv_jax.models.positions import bicubic_matrix, resize_positions
 from rwkv_jax.models.text_encoder import text_block_spec
 from rwkv_jax.models.token_shift import image_shift, text_shift
-from rwkv_jax.wkv import causal_wkv6
+from rwkv_jax.wkv import bi_wkv6, causal_wkv6
 
 # Two heads of 4 channels; token t has the value t + 1 in each, so that 0 can only be "outside".
 TOKENS = jnp.broadcast_to(jnp.arange(1.0, 8.0)[None, :, None], (1, 7, 8))
@@ -186,16 +186,35 @@ def test_no_key_or_no_rate_compiles_no_random_operations(stack):
     assert "random_" not in graph(max_drop_path=0.0, with_key=True)
 
 
-def test_remat_is_asked_for(stack):
+def products(jaxpr) -> int:
+    """Matrix products in a program, those of a loop's body once."""
+    inner = [
+        product
+        for equation in jaxpr.eqns
+        for value in equation.params.values()
+        for each in (value if isinstance(value, tuple | list) else (value,))
+        if (product := getattr(each, "jaxpr", each if hasattr(each, "eqns") else None))
+    ]
+    own = sum(equation.primitive.name == "dot_general" for equation in jaxpr.eqns)
+    return own + sum(map(products, inner))
+
+
+def test_remat_recomputes_what_it_says(stack):
     # That its gradients are right is tested against golden values.
     graphdef, state = nnx.split(stack)
+    x = jnp.ones((2, 4, 8))
+    count = {}
+    for remat in ("none", "block", "dots"):
 
-    def graph(remat):
-        call = lambda s: run_blocks(nnx.merge(graphdef, s), jnp.ones((2, 4, 8)), SHIFT, remat=remat)  # noqa: E731
-        return str(jax.make_jaxpr(call)(state))
+        def loss(state, remat=remat):
+            return jnp.sum(run_blocks(nnx.merge(graphdef, state), x, SHIFT, remat=remat))
 
-    assert "policy=None" in graph(remat=True)
-    assert "policy=None" not in graph(remat=False)
+        count[remat] = products(jax.make_jaxpr(jax.grad(loss))(state).jaxpr)
+    # A block has 8 products of full rank, 2 that go down to a low rank and 6 that come up again.
+    assert count["dots"] - count["none"] == 6  # up: five offsets and the decay
+    wkv = products(jax.make_jaxpr(bi_wkv6)(*[jnp.ones((2, 4, 1, 8))] * 4, jnp.ones((1, 8))).jaxpr)
+    assert wkv > 0
+    assert count["block"] - count["none"] == 8 + 2 + 6 + wkv
 
 
 def test_the_block_serves_a_causal_model_too():

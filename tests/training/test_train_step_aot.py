@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from rwkv_jax.models import ClipConfig, abstract_params, model_graphdef, rwkv_clip_b32
+from rwkv_jax.models.config import Remat
 from rwkv_jax.training.config import LossConfig, OptimizerConfig
 from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.sharding import batch_sharding, replicated
@@ -25,13 +26,13 @@ pytestmark = [pytest.mark.aot, pytest.mark.slow]
 BATCH_PER_CHIP = 256
 
 
-def _two_layers() -> ClipConfig:
+def _two_layers(remat: Remat) -> ClipConfig:
     """B/32; blocks are scanned, so two layers a tower make the program that twelve make."""
     b32 = rwkv_clip_b32()
     return dataclasses.replace(
         b32,
-        image=dataclasses.replace(b32.image, depth=2, remat=True),
-        text=dataclasses.replace(b32.text, depth=2, remat=True),
+        image=dataclasses.replace(b32.image, depth=2, remat=remat),
+        text=dataclasses.replace(b32.text, depth=2, remat=remat),
     )
 
 
@@ -41,6 +42,7 @@ def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         model_graphdef(config, jnp.bfloat16),
         optimizer,
         learning_rate_schedule(OptimizerConfig(), steps=100),
+        rules=OptimizerConfig(),
         loss=LossConfig(),
         positives="pair",
         seed=0,
@@ -67,17 +69,19 @@ def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
     return step.lower(on_chips(state, replicated(mesh)), on_chips(batch, batch_sharding(mesh)))
 
 
-def test_tpu_kernels_stand_in_the_step_without_relayouts():
+@pytest.mark.parametrize("remat", ["block", "dots"])
+def test_tpu_kernels_stand_in_the_step_without_relayouts(remat: Remat):
     mesh = tpu_topology.mesh("v5e:2x2", devices=4)
-    program = _lowered(_two_layers(), mesh).compile().as_text()
+    program = _lowered(_two_layers(remat), mesh).compile().as_text()
     lines = program.splitlines()
     kernels = [
         re.match(r" *(?:ROOT )?%(\w+)", line)[1] for line in lines if '"tpu_custom_call"' in line
     ]
-    # A tower each: once forward; once more forward and once backward where it is recomputed.
-    assert kernels.count("bi_wkv6_forward") == 4
+    # A tower each: once forward, once backward; and once more forward, where it is recomputed.
+    again = 2 if remat == "block" else 0
+    assert kernels.count("bi_wkv6_forward") == 2 + again
     assert kernels.count("bi_wkv6_backward") == 2
-    assert len(kernels) == 6
+    assert len(kernels) == 4 + again
 
     for tokens in (49, 77):
         moved = [line for line in lines if _is_relayout(line, BATCH_PER_CHIP * tokens * 640)]
@@ -96,7 +100,7 @@ def _is_relayout(line: str, size: int) -> bool:
 def test_gpu_kernels_stand_in_the_step_without_relayouts():
     # Without a GPU nothing can be tried out, so matrix products are left to cuBLAS as they are.
     options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
-    lowered = _lowered(_two_layers(), gpu_topology.mesh())
+    lowered = _lowered(_two_layers("block"), gpu_topology.mesh())
     program = lowered.compile(compiler_options=options).as_text()
     defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
     calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]
