@@ -12,68 +12,51 @@ import dataclasses
 import statistics
 import time
 import typing
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import tqdm
 
-import rwkv_kernels.tpu.topology
+from rwkv_jax.bench_memory import DEVICES, memory_of, training_step
 from rwkv_jax.config import DataConfig, RunConfig
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.evaluation.config import EvalConfig
-from rwkv_jax.models import ClipConfig, ImageConfig, TextConfig, rwkv_clip_b32
+from rwkv_jax.models import ClipConfig, ImageConfig, TextConfig
 from rwkv_jax.models.config import Remat
 from rwkv_jax.training.setup import set_up
 from rwkv_kernels.bench import machine, save
 
 POLICIES: tuple[Remat, ...] = typing.get_args(Remat)
-DEVICES: dict[str, Callable[[], Sequence[jax.Device]]] = {
-    "v5e": lambda: list(rwkv_kernels.tpu.topology.mesh("v5e:2x2", devices=1).devices.flat),
-    "cpu": lambda: jax.devices("cpu")[:1],
-}
-PAIRS = 256  # a device; without remat, the most that 16 GB of a v5e hold in powers of 2
-# The demo's model (configs/emoji_cpu.py), with fewer pairs.
-SMALL = ClipConfig(
+PAIRS = 128  # of the model below; memory is that of `bench_memory.training_step`
+# The demo's (configs/emoji_cpu.py).
+MODEL = ClipConfig(
     ImageConfig(
         image_size=32, patch_size=8, width=128, heads=4, depth=4, hidden_rate=4, drop_path=0.15
     ),
     TextConfig(context_length=20, width=128, heads=4, depth=1, hidden=448),
 )
-SMALL_PAIRS = 128
 
 
-def run_config(model: ClipConfig, remat: Remat, pairs: int) -> RunConfig:
-    """A run of this model in which both towers have this policy."""
-    image = dataclasses.replace(model.image, remat=remat)
-    text = dataclasses.replace(model.text, remat=remat)
+def small_run(remat: Remat) -> RunConfig:
+    """A run of the small model in which both towers have this policy."""
+    image = dataclasses.replace(MODEL.image, remat=remat)
+    text = dataclasses.replace(MODEL.text, remat=remat)
     loader = LoaderConfig(image_size=image.image_size, context_length=text.context_length)
     return RunConfig(
         model=ClipConfig(image, text),
         data=DataConfig("none", "train", loader),
-        batch_size=pairs,
+        batch_size=PAIRS,
         steps=1000,
         eval=EvalConfig(),
     )
-
-
-def memory(remat: Remat, devices: Sequence[jax.Device]) -> tuple[float, float]:
-    """GiB of B/32's step on one device: (temporaries, all that is held at once)."""
-    setup = set_up(run_config(rwkv_clip_b32(), remat, PAIRS), devices)
-    found = setup.step.lower(setup.state_like, setup.batch_like).compile().memory_analysis()
-    if found is None:
-        raise RuntimeError(f"XLA keeps no account of memory on {devices[0].platform}")
-    # What is donated is both argument and output.
-    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return found.temp_size_in_bytes / 2**30, (found.temp_size_in_bytes + held) / 2**30
 
 
 def seconds(rounds: int) -> dict[Remat, list[float]]:
     """Of the small model's step, `rounds` times a policy, after one that is not timed."""
     steps, states, batch = {}, {}, {}
     for remat in POLICIES:
-        setup = set_up(run_config(SMALL, remat, SMALL_PAIRS), jax.devices()[:1])
+        setup = set_up(small_run(remat), jax.devices()[:1])
         steps[remat], states[remat] = setup.step, setup.initialise(jax.random.key(0))
         batch = {name: jnp.ones(x.shape, x.dtype) for name, x in setup.batch_like.items()}
     found: dict[Remat, list[float]] = {remat: [] for remat in POLICIES}
@@ -100,27 +83,23 @@ def main() -> None:
         " `model.text.remat`): `none`: nothing; `block`: all but the block's input; `dots`: all but"
         " the results of matrix products of full rank and of the WKV.\n",
         "## Memory\n",
-        f"RWKV-CLIP B/32's training step, {PAIRS} pairs on one device, compiled by jax"
+        f"RWKV-CLIP B/32's training step, 256 pairs on one device, compiled by jax"
         f" {jax.__version__}, not run; GiB. Held at once: parameters, optimizer state, batch,"
         " results and temporaries. Matrix products are bfloat16 on a TPU, float32 on a CPU.\n",
-        "| device | policy | temporaries | beside none's | held at once |",
-        "|---|---|---|---|---|",
+        "| device | policy | temporaries | held at once |",
+        "|---|---|---|---|",
     ]
     jobs = [(name, remat) for name in options.device or DEVICES for remat in POLICIES]
-    without = 0.0
     for name, remat in tqdm.tqdm(jobs, unit="program"):
         devices = DEVICES[name]()
-        temporary, held = memory(remat, devices)
-        without = temporary if remat == "none" else without
-        lines.append(
-            f"| {devices[0].device_kind} | `{remat}` | {temporary:.2f} |"
-            f" {temporary / without:.2f}x | {held:.2f} |"
-        )
+        step = training_step("--model.image.remat", remat, "--model.text.remat", remat)
+        cells = (devices[0].device_kind, f"`{remat}`", *memory_of(step, devices))
+        lines.append(f"| {' | '.join(cells)} |")
     times = seconds(options.rounds)
     median = {remat: statistics.median(of) for remat, of in times.items()}
     lines += [
         "\n## Time\n",
-        f"The demo's model, {SMALL_PAIRS} pairs a step, float32, {machine()}. Medians of"
+        f"The demo's model, {PAIRS} pairs a step, float32, {machine()}. Medians of"
         f" {options.rounds} rounds in which the policies take turns; in brackets the quickest.\n",
         "| policy | seconds a step | beside none's |",
         "|---|---|---|",
