@@ -20,11 +20,14 @@ class RetrievalConfig:
       dataset: a name that `rwkv_jax.data.catalog.open_dataset` knows.
       split: one of its splits.
       ks: the cut-offs of R@k.
+      caption_prefix: stands before every text. The authors' code puts "a photo of " before the
+        captions of COCO and of Flickr30k (`reference_quirks.CAPTION_PREFIX`); nothing by default.
     """
 
     dataset: str
     split: str
     ks: tuple[int, ...] = (1, 5, 10)
+    caption_prefix: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.ks) and min(self.ks) >= 1, self, "ks", "needs numbers of 1 or more")
@@ -32,7 +35,7 @@ class RetrievalConfig:
     @property
     def name(self) -> str:
         """Begins the names of its figures."""
-        return f"retrieval/{self.split}"
+        return f"retrieval/{self.split}" + ("+caption_prefix" if self.caption_prefix else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,10 @@ class ZeroShotConfig:
       label: which of the dataset's labels holds the classes.
       prompts: a set of `rwkv_jax.evaluation.prompts.PROMPTS`.
       ks: the cut-offs of top-k accuracy.
+      integer_logits: cuts the digits after the point off 100 x cosine, as the authors' code does
+        by keeping its logits in an integer array; equal classes go to the first of them.
+      phantom_rows: counts right answers that no picture gave, as the authors' code does on
+        ImageNet; see `reference_quirks.phantom_rows`.
     """
 
     dataset: str
@@ -52,6 +59,8 @@ class ZeroShotConfig:
     label: str
     prompts: str = "plain"
     ks: tuple[int, ...] = (1, 5)
+    integer_logits: bool = False
+    phantom_rows: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.ks) and min(self.ks) >= 1, self, "ks", "needs numbers of 1 or more")
@@ -60,7 +69,9 @@ class ZeroShotConfig:
     @property
     def name(self) -> str:
         """Begins the names of its figures."""
-        return f"zero_shot/{self.split}/{self.label}"
+        switches = ("integer_logits", "phantom_rows")
+        on = "".join(f"+{switch}" for switch in switches if getattr(self, switch))
+        return f"zero_shot/{self.split}/{self.label}{on}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,28 +83,33 @@ class LinearProbeConfig:
       train_split: the split to fit on.
       test_split: the split to judge on.
       label: which of the dataset's labels holds the classes.
-      penalties: weights of |W|^2 / 2 beside the mean loss; the best on held-out training pictures
-        is taken.
-      validation_share: share of the training pictures that is held out to choose the penalty.
-      max_train: at most so many training pictures, drawn by `seed`; bounds the time.
+      validation_split: the split to choose the penalty on; None holds out a share of the training
+        pictures.
+      validation_share: that share.
+      max_train: at most so many training pictures, drawn by `seed`; None takes all.
       seed: draws the training and the validation pictures.
+      shots: also fits on so many pictures a class: the few-shot probe.
+      shot_seeds: how often each is drawn anew; the mean and the standard deviation are reported.
     """
 
     dataset: str
     train_split: str
     test_split: str
     label: str
-    penalties: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+    validation_split: str | None = None
     validation_share: float = 0.2
-    max_train: int = 50_000
+    max_train: int | None = None
     seed: int = 0
+    shots: tuple[int, ...] = ()
+    shot_seeds: int = 5
 
     def __post_init__(self) -> None:
-        positive = bool(self.penalties) and min(self.penalties) > 0
-        _require(positive, self, "penalties", "needs numbers above 0")
         share = 0 < self.validation_share < 1
         _require(share, self, "validation_share", "must lie strictly between 0 and 1")
-        _require(self.max_train >= 2, self, "max_train", "must be 2 or more")
+        enough = self.max_train is None or self.max_train >= 2
+        _require(enough, self, "max_train", "must be 2 or more, or None")
+        _require(min(self.shots, default=1) >= 1, self, "shots", "needs numbers of 1 or more")
+        _require(self.shot_seeds >= 2, self, "shot_seeds", "must be 2 or more: they give a spread")
 
     @property
     def name(self) -> str:
@@ -111,12 +127,16 @@ class EvalConfig:
       linear_probe: the linear probes.
       batch_size: pictures, or texts, that are encoded at once; part of what makes two runs
         bit-equal.
+      pool_padding: whether a text's feature is the mean over all positions, padding included. The
+        authors' model is trained so, and so are this project's: to turn it off is to depart from
+        the model, in order to see how much the padding matters.
     """
 
     retrieval: tuple[RetrievalConfig, ...] = ()
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     linear_probe: tuple[LinearProbeConfig, ...] = ()
     batch_size: int = 128
+    pool_padding: bool = True
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, self, "batch_size", "must be 1 or more")

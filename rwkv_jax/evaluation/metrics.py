@@ -67,6 +67,46 @@ def chance_recall_at_k(positives: Int[np.ndarray, " Q"], candidates: int, k: int
     return float(np.mean(1 - misses.prod(axis=1)))
 
 
+def chance_mean_rank(positives: Int[np.ndarray, " Q"], candidates: int) -> float:
+    """The mean rank of a random order: mean of 1 + (n-m) / (m+1), with m positives of n candidates.
+
+    The n-m others fall evenly into the m+1 gaps between the positives.
+
+    Example:
+      >>> chance_mean_rank(np.array([1]), 9), chance_mean_rank(np.array([2]), 5)
+      (5.0, 2.0)
+    """
+    return float(np.mean(1 + (candidates - positives) / (positives + 1)))
+
+
+def chance_median_rank(positives: Int[np.ndarray, " Q"], candidates: int) -> float:
+    """The median rank of a random order: the least k that at least half of all ranks do not exceed.
+
+    Example:
+      >>> chance_median_rank(np.array([1]), 9), chance_median_rank(np.array([2]), 4)
+      (5.0, 1.0)
+    """
+    counts, weights = np.unique(positives, return_counts=True)
+
+    def log_choose(n: int, k: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+        gamma = scipy.special.gammaln
+        return gamma(n + 1) - gamma(k + 1) - gamma(n - k + 1)
+
+    def missed(k: int) -> float:
+        # C(n-m, k) / C(n, k) = C(n-k, m) / C(n, m), 0 where m > n-k
+        possible = counts <= candidates - k
+        m = counts[possible]
+        ratio = np.exp(log_choose(candidates - k, m) - log_choose(candidates, m))
+        return float((weights[possible] * ratio).sum() / weights.sum())
+
+    low, high = 0, candidates  # missed(low) > 1/2 >= missed(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        # 1e-9: the noise of gammaln at a million candidates
+        low, high = (middle, high) if missed(middle) > 0.5 + 1e-9 else (low, middle)
+    return float(high)
+
+
 def top_k_accuracy(
     scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int
 ) -> float:
