@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from rwkv_jax.evaluation.probe.judge import JUDGES
 from rwkv_jax.evaluation.prompts import PROMPTS
 
 
@@ -83,6 +84,8 @@ class LinearProbeConfig:
       train_split: the split to fit on.
       test_split: the split to judge on.
       label: which of the dataset's labels holds the classes.
+      metric: chooses the penalty, see `probe.judge`: accuracy, mean_per_class, top_1_5, roc_auc,
+        or map_11, which is for labels of which a picture may have several values.
       validation_split: the split to choose the penalty on; None holds out a share of the training
         pictures.
       validation_share: that share.
@@ -96,6 +99,7 @@ class LinearProbeConfig:
     train_split: str
     test_split: str
     label: str
+    metric: str = "accuracy"
     validation_split: str | None = None
     validation_share: float = 0.2
     max_train: int | None = None
@@ -104,6 +108,7 @@ class LinearProbeConfig:
     shot_seeds: int = 5
 
     def __post_init__(self) -> None:
+        _require(self.metric in JUDGES, self, "metric", f"must be one of {sorted(JUDGES)}")
         share = 0 < self.validation_share < 1
         _require(share, self, "validation_share", "must lie strictly between 0 and 1")
         enough = self.max_train is None or self.max_train >= 2

@@ -83,25 +83,24 @@ class EmbeddedSplit:
     def multi_label(self, name: str) -> Float32[np.ndarray, "P classes"]:
         """Which classes of one label name each picture shows: 1, 0, or NaN where unknown.
 
-        A label of which a picture may have several values is written down class by class: the
-        record's label "NAME/CLASS" is 1, 0 or -1 for each class of `class_names[NAME]`.
+        A label of which a picture may have several values is written down class by class: for each
+        class of `class_names[name]` a record has a label of that class's name: 1, 0 or -1.
 
         Raises:
           ValueError: the dataset has no such label.
         """
         if name not in self.class_names:
             self.label(name)  # says so
-        fields = [f"{name}/{each}" for each in self.class_names[name]]
-        values = [[labels.get(field, -1) for field in fields] for labels in self.labels]
-        array = np.array(values, np.float32).reshape(len(self.labels), len(fields))
+        classes = self.class_names[name]
+        values = [[labels.get(each, -1) for each in classes] for labels in self.labels]
+        array = np.array(values, np.float32).reshape(len(self.labels), len(classes))
         return np.where(array < 0, np.float32(np.nan), array)
 
     def is_multi_label(self, name: str) -> bool:
         """Whether the label is written down class by class, see `multi_label`."""
-        prefix = f"{name}/"
-        return name in self.class_names and any(
-            field.startswith(prefix) for labels in self.labels[:1] for field in labels
-        )
+        classes = self.class_names.get(name, ())
+        first = self.labels[0] if self.labels else {}
+        return bool(classes) and name not in first and all(each in first for each in classes)
 
 
 def unit_length(features: Float[np.ndarray, "*n D"]) -> Float32[np.ndarray, "*n D"]:

@@ -158,3 +158,44 @@ def confusion_matrix(
     """
     counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)  # [classes * classes] -> [true, predicted]
+
+
+def roc_auc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """The share of (positive, other) pairs in which the positive scores higher.
+
+    Ties count against the model, so a constant score gets 0 (scikit-learn gives it 1/2).
+
+    Example:
+      >>> roc_auc(np.array([0.9, 0.4, 0.5, 0.1]), np.array([True, True, False, False]))
+      0.75
+
+    Raises:
+      ValueError: there is no positive, or nothing else.
+    """
+    others = np.sort(scores[~positive])
+    if not positive.any() or not len(others):
+        raise ValueError(f"roc_auc needs both kinds: {positive.sum()} of {len(positive)} are right")
+    below = np.searchsorted(others, scores[positive], "left")
+    return float(below.mean() / len(others))
+
+
+def average_precision_11(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """VOC2007's average precision: the mean, over recalls of 0, 0.1, ..., 1, of the best precision
+    at that recall or a higher one. Ties are ordered with the positives last.
+
+    Example:
+      >>> average_precision_11(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))
+      0.8484848484848485
+
+    Raises:
+      ValueError: there is no positive.
+    """
+    if not positive.any():
+        raise ValueError(f"none of {len(positive)} rows is positive")
+    hits = positive[np.lexsort((positive, -scores))]
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(hits) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]  # at this place or later
+    # in tenths, whole numbers: the first place where found / all >= t / 10
+    needed = -(-np.arange(11) * found[-1] // 10)
+    return float(best[np.searchsorted(found, np.maximum(needed, 1))].mean())

@@ -1,169 +1,270 @@
-"""L-BFGS for many linear classifiers on the same rows at once, one for each penalty.
+"""L-BFGS for linear classifiers on the same rows, one for each penalty, all at once.
 
-Minimises, for each penalty lambda_l,
+For each penalty p it minimises over W [C, D] and b [C]
 
-    f_l(W, b) = 1/n sum_i a_i loss(W x_i + b, y_i)  +  lambda_l / (2 n) |W|^2,     n = sum_i a_i
+    f(W, b) = sum_i a_i loss(W x_i + b, y_i) + p / 2 |W|^2,        sum_i a_i = 1
 
-which is scikit-learn's objective with C = 1 / lambda, divided by C n; b is not penalised. Three
-things are unlike a textbook's L-BFGS:
+Unlike optax.lbfgs, or a textbook's:
 
-* An iteration costs two products with the rows whatever its line search tries: the scores are
-  linear in W, so along a direction they are S + t S', and a trial is elementwise.
-* It runs in coordinates in which the Hessian is near a multiple of the identity. With the rows
-  centred and G = V diag(g) V^T their second moments, the Hessian is about c G (x) (classes) +
-  lambda/n, so W = U diag(c g + lambda/n)^(-1/2) V^T is solved for U. c = ... 
-* Penalties are rows of the same products: [L C, D] x [D, n].
+* The scores are linear in W, so along a direction they are S + t dS and a trial step is elementwise
+  work. An iteration costs two products with the rows, whatever its line search tries.
+* The penalties are rows of these products: [L C, D + 1] x [D + 1, n].
+* It starts from a real guess of the Hessian. With uniform answers the Hessian's blocks on the
+  diagonal are M = (1/C)(1 - 1/C) sum_i a_i x_i x_i^T + p I (Boehning 1992, "Multinomial logistic
+  regression algorithm"), so it solves for U, with W = U P^T and P P^T = M^-1. On raw features,
+  whose second moments spread over six decades, that is what makes 1,000 steps enough.
+
+Source: Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 7.5.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from rwkv_jax.evaluation.probe.losses import Loss
+from rwkv_jax.evaluation.probe.rows import Rows
 
-MEMORY = 10
-TRIALS = 12
-
-
-class Rows(NamedTuple):
-    x: Float32[Array, "D n"]
-    targets: Float32[Array, "C n"]
-    weights: Float32[Array, " n"]  # sums to 1
-    vectors: Float32[Array, "D D"]
-    moments: Float32[Array, " D"]
+MEMORY = 10  # pairs (step, change of gradient) that are remembered; scikit-learn's and SciPy's
+TRIALS = 12  # of a line search; it ends a fit that cannot descend any more in float32
+CURVATURE = 0.9  # |slope| after a step is at most so much of that before (strong Wolfe condition)
+NOISE = 1e-6  # relative error of a loss in float32
 
 
-class _State(NamedTuple):
-    u: Array
-    scores: Array
-    gradient: Array
-    value: Array
-    steps_s: Array
-    steps_y: Array
-    rho: Array
-    gamma: Array
-    count: Array
-    done: Array
-    stalls: Array
-    trials: Array
+class State(NamedTuple):
+    """Where the fits stand; the leading axis of all is the penalties'.
+
+    Attributes:
+      weights: W and b.
+      scores: W x + b.
+      gradient: by U.
+      value: the objective.
+      steps: the last steps of U, newest first.
+      changes: the changes of the gradient along them.
+      curvatures: 1 / (step . change); 0 where none is remembered.
+      scale: of the inverse Hessian, step . change / |change|^2.
+      count: steps taken.
+      done: has converged, or cannot descend.
+    """
+
+    weights: Float32[Array, "L C E"]
+    scores: Float32[Array, "L C n"]
+    gradient: Float32[Array, "L C E"]
+    value: Float32[Array, " L"]
+    steps: Float32[Array, "L m C E"]
+    changes: Float32[Array, "L m C E"]
+    curvatures: Float32[Array, "L m"]
+    scale: Float32[Array, " L"]
+    count: Int32[Array, " L"]
+    done: Bool[Array, " L"]
 
 
-def product(a: Array, b: Array) -> Array:
-    return jax.lax.dot_general(
-        a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST
-    )
+def preconditioner(
+    moments: Float[np.ndarray, "E E"], classes: int, penalty: float
+) -> Float32[np.ndarray, "E E"]:
+    """P of the head of this file, in float64 on the host: a Cholesky factor and its inverse.
+
+    Args:
+      moments: of the rows, the ones last.
+      classes: C; 2 for independent sigmoids, whose curvature at 0 is 1/4.
+      penalty: p.
+    """
+    hessian = (1 / classes) * (1 - 1 / classes) * moments.astype(np.float64)
+    diagonal = np.einsum("ii->i", hessian)
+    # float32 knows the moments to about 1e-7 of the largest, and fewer rows than D leave none at all
+    floor = 1e-7 * max(float(diagonal.max()), 1e-12)
+    diagonal += floor
+    diagonal[:-1] += penalty
+    return np.linalg.inv(np.linalg.cholesky(hessian)).T.astype(np.float32)
 
 
-def _dot(a: Array, b: Array) -> Array:
+def _product(a: Array, b: Array) -> Array:
+    # accelerators would round the operands to bfloat16 or TF32 without being told
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _dot(a: Float32[Array, "*L C E"], b: Float32[Array, "*L C E"]) -> Float32[Array, "*L"]:
     return jnp.sum(a * b, axis=(-2, -1))
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "curvature", "max_steps", "tolerance", "memory"))
-def minimise(rows, start, penalties, *, loss, curvature, max_steps, tolerance, memory=MEMORY):
-    D = rows.x.shape[0]
-    scale = jax.lax.rsqrt(curvature * rows.moments + penalties[:, None])[:, None, :]  # [L,1,D]
-    bias_scale = curvature ** -0.5
-    ridge = (penalties[:, None, None] * scale**2)
+def _spread(values: Float32[Array, " L"]) -> Float32[Array, "L 1 1"]:
+    return values[:, None, None]
 
-    def weights_of(u):
-        return product(u[..., :D] * scale, rows.vectors.T), u[..., D] * bias_scale
 
-    def scores_of(u):
-        w, b = weights_of(u)
-        return product(w, rows.x) + b[..., None]
+def _ridge(penalties: Float32[Array, " L"], E: int) -> Float32[Array, "L 1 E"]:
+    return _spread(penalties) * (jnp.arange(E) < E - 1)  # biases, the last, go free
 
-    def gradient_of(residuals, u):
-        r = residuals * rows.weights
-        g = jax.lax.dot_general(r, rows.x, (((2,), (1,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
-        g = product(g, rows.vectors) * scale + ridge * u[..., :D]
-        return jnp.concatenate([g, r.sum(-1)[..., None] * bias_scale], -1)
 
-    def penalty_of(u):
-        return _dot(ridge * u[..., :D], u[..., :D]) / 2
+def _gradient(
+    rows: Rows,
+    factors: Float32[Array, "L E E"],
+    ridge: Float32[Array, "L 1 E"],
+    weights: Float32[Array, "L C E"],
+    residuals: Float32[Array, "L C n"],
+) -> Float32[Array, "L C E"]:
+    by_weights = _product(residuals * rows.shares, rows.x.T) + ridge * weights
+    return _product(by_weights, factors)
 
-    def direction(state):
-        q = -state.gradient
-        alphas = []
-        for i in range(memory):  # newest is index 0
-            alpha = state.rho[i] * _dot(state.steps_s[i], q)
-            q = q - alpha[:, None, None] * state.steps_y[i]
-            alphas.append(alpha)
-        q = q * state.gamma[:, None, None]
-        for i in reversed(range(memory)):
-            beta = state.rho[i] * _dot(state.steps_y[i], q)
-            q = q + (alphas[i] - beta)[:, None, None] * state.steps_s[i]
-        return q
 
-    def step(state):
-        d = direction(state)
-        slope0 = _dot(state.gradient, d)
-        sd = scores_of(d)
-        pen0 = penalty_of(state.u)
-        pen1 = _dot(ridge * state.u[..., :D], d[..., :D])
-        pen2 = _dot(ridge * d[..., :D], d[..., :D])
+@functools.partial(jax.jit, static_argnames="loss")
+def begin(
+    rows: Rows,
+    factors: Float32[Array, "L E E"],
+    penalties: Float32[Array, " L"],
+    weights: Float32[Array, "L C E"],
+    *,
+    loss: Loss,
+) -> State:
+    """The state before the first step, from given weights."""
+    L, C, E = weights.shape
+    ridge = _ridge(penalties, E)
+    scores = _product(weights, rows.x)
+    losses, residuals = loss(scores, rows.targets)
+    return State(
+        weights=weights,
+        scores=scores,
+        gradient=_gradient(rows, factors, ridge, weights, residuals),
+        value=losses @ rows.shares + _dot(ridge * weights, weights) / 2,
+        steps=jnp.zeros((L, MEMORY, C, E)),
+        changes=jnp.zeros((L, MEMORY, C, E)),
+        curvatures=jnp.zeros((L, MEMORY)),
+        scale=jnp.ones(L),
+        count=jnp.zeros(L, jnp.int32),
+        done=jnp.zeros(L, bool),
+    )
 
-        def trial(t):
-            losses, residuals = loss(state.scores + t[:, None, None] * sd, rows.targets)
-            value = losses @ rows.weights + pen0 + t * pen1 + t**2 / 2 * pen2
-            slope = jnp.einsum("lcn,lcn,n->l", residuals, sd, rows.weights) + pen1 + t * pen2
-            return value, slope, residuals
 
-        def search(carry):
-            t, low, high, slow, shigh, ok, k, *_ = carry
-            value, slope, residuals = trial(t)
-            fits = (jnp.abs(slope) <= 0.9 * jnp.abs(slope0)) & (value <= state.value * (1 + 1e-6))
-            ok_new = ok | fits | state.done
-            up = (slope < 0) & (value <= state.value * (1+1e-6))
-            low2, slow2 = jnp.where(up, t, low), jnp.where(up, slope, slow)
-            high2, shigh2 = jnp.where(up, high, t), jnp.where(up, shigh, slope)
-            # secant
-            inner = low2 - slow2 * (high2 - low2) / (shigh2 - slow2)
-            width = high2 - low2
-            inner = jnp.where((shigh2 > 0) & jnp.isfinite(inner), jnp.clip(inner, low2 + 0.1 * width, high2 - 0.1 * width), low2 + width / 2)
-            t_new = jnp.where(jnp.isfinite(high2), inner, 3 * t)
-            t = jnp.where(ok_new, t, t_new)
-            return t, low2, high2, slow2, shigh2, ok_new, k + 1, value, slope, residuals
+@functools.partial(jax.jit, static_argnames="loss")
+def run(
+    rows: Rows,
+    factors: Float32[Array, "L E E"],
+    penalties: Float32[Array, " L"],
+    state: State,
+    most_steps: Int32[Array, ""],
+    tolerance: Float32[Array, ""],
+    few: Int32[Array, ""],
+    *,
+    loss: Loss,
+) -> State:
+    """Steps until at most `few` fits are not done, or one has taken `most_steps`.
 
-        L = penalties.shape[0]
-        zero = jnp.zeros(L)
-        first = jnp.where(state.count == 0, jnp.minimum(1.0, 1.0), 1.0) + zero
-        carry = (first, zero, zero + jnp.inf, slope0, zero, state.done, jnp.int32(0), zero, zero, jnp.zeros_like(sd))
-        carry = search(carry)
-        carry = jax.lax.while_loop(lambda c: (~jnp.all(c[5])) & (c[6] < TRIALS), search, carry)
-        t, _, _, _, _, ok, k, value, slope, residuals = carry
-        move = ok & ~state.done
-        t = jnp.where(move, t, 0)
-        s = t[:, None, None] * d
-        u = state.u + s
-        gradient = gradient_of(residuals, u)
-        gradient = jnp.where(move[:, None, None], gradient, state.gradient)
-        y = gradient - state.gradient
-        sy = _dot(s, y)
-        good = sy > 0
-        rho = jnp.where(good, 1 / jnp.where(good, sy, 1), 0)
-        gamma = jnp.where(good, sy / jnp.maximum(_dot(y, y), 1e-30), state.gamma)
-        drop = value_drop = state.value - jnp.where(move, value, state.value)
-        small = (-slope0 / 2 <= tolerance * state.value)
-        stalls = jnp.where(small, state.stalls + 1, 0)
-        done = state.done | ~ok | (stalls >= 1)
-        return _State(
-            u, state.scores + t[:, None, None] * sd, gradient, jnp.where(move, value, state.value),
-            jnp.concatenate([s[None], state.steps_s[:-1]]),
-            jnp.concatenate([y[None], state.steps_y[:-1]]),
-            jnp.concatenate([rho[None], state.rho[:-1]]),
-            gamma, state.count + (~state.done), done, stalls, state.trials + k,
+    A fit is done when the decrease that its quadratic model promises is at most `tolerance` of the
+    objective.
+    """
+    ridge = _ridge(penalties, state.weights.shape[-1])
+
+    def step(state: State) -> State:
+        direction = _direction(state)
+        slope = _dot(state.gradient, direction)
+        move = _product(direction, jnp.swapaxes(factors, 1, 2))  # of the weights
+        move_scores = _product(move, rows.x)
+        size, residuals, value, found = _line_search(
+            rows, ridge, state, move, move_scores, slope, loss
+        )
+        moves = found & ~state.done
+        size = jnp.where(moves, size, 0)
+        weights = state.weights + _spread(size) * move
+        gradient = _gradient(rows, factors, ridge, weights, residuals)
+        gradient = jnp.where(_spread(moves), gradient, state.gradient)
+        new_step, change = _spread(size) * direction, gradient - state.gradient
+        curvature = _dot(new_step, change)
+        convex = curvature > 0
+        safe = jnp.where(convex, curvature, 1)
+        converged = -slope / 2 <= tolerance * state.value
+
+        def remember(old: Array, new: Array) -> Array:
+            return jnp.concatenate([new[:, None], old[:, :-1]], axis=1)
+
+        return State(
+            weights=weights,
+            scores=state.scores + _spread(size) * move_scores,
+            gradient=gradient,
+            value=jnp.where(moves, value, state.value),
+            steps=remember(state.steps, new_step),
+            changes=remember(state.changes, change),
+            curvatures=remember(state.curvatures, jnp.where(convex, 1 / safe, 0)),
+            scale=jnp.where(
+                convex, curvature / jnp.where(convex, _dot(change, change), 1), state.scale
+            ),
+            count=state.count + moves,
+            done=state.done | ~found | converged,
         )
 
-    L, C = penalties.shape[0], rows.targets.shape[0]
-    scores = scores_of(start)
-    losses, residuals = loss(scores, rows.targets)
-    value = losses @ rows.weights + penalty_of(start)
-    hist = jnp.zeros((memory, L, C, D + 1))
-    state = _State(start, scores, gradient_of(residuals, start), value, hist, hist,
-                   jnp.zeros((memory, L)), jnp.ones(L), jnp.zeros(L, jnp.int32), jnp.zeros(L, bool), jnp.zeros(L, jnp.int32), jnp.int32(0))
-    state = jax.lax.while_loop(lambda s: (~jnp.all(s.done)) & (jnp.max(s.count) < max_steps), step, state)
-    w, b = weights_of(state.u)
-    return state.u, w, b, state.value, state.count, state.trials, jnp.max(jnp.abs(state.gradient), axis=(1,2))
+    def goes_on(state: State) -> Bool[Array, ""]:
+        return (jnp.sum(~state.done) > few) & (jnp.max(state.count) < most_steps)
+
+    return jax.lax.while_loop(goes_on, step, state)
+
+
+def _direction(state: State) -> Float32[Array, "L C E"]:
+    """-H g by the two loops of algorithm 7.4."""
+    history = jax.tree.map(
+        lambda a: jnp.moveaxis(a, 1, 0), (state.steps, state.changes, state.curvatures)
+    )
+
+    def backwards(q: Array, pair: Any) -> tuple[Array, Array]:
+        step, change, curvature = pair
+        alpha = curvature * _dot(step, q)
+        return q - _spread(alpha) * change, alpha
+
+    def forwards(q: Array, pair: Any) -> tuple[Array, None]:
+        (step, change, curvature), alpha = pair
+        return q + _spread(alpha - curvature * _dot(change, q)) * step, None
+
+    q, alphas = jax.lax.scan(backwards, -state.gradient, history)
+    q, _ = jax.lax.scan(forwards, q * _spread(state.scale), (history, alphas), reverse=True)
+    return q
+
+
+def _line_search(
+    rows: Rows,
+    ridge: Float32[Array, "L 1 E"],
+    state: State,
+    move: Float32[Array, "L C E"],
+    move_scores: Float32[Array, "L C n"],
+    slope: Float32[Array, " L"],
+    loss: Loss,
+) -> tuple[Array, Array, Array, Array]:
+    """A step size for each fit, 1 where that will do: (size, residuals, value, whether found).
+
+    The objective is convex along the direction, so the sign of its slope says on which side of the
+    minimum a trial lies; trials are secants of the slope, kept inside the bracket.
+    """
+    constant = _dot(ridge * state.weights, state.weights) / 2
+    linear = _dot(ridge * state.weights, move)
+    quadratic = _dot(ridge * move, move)
+    limit = state.value + NOISE * jnp.abs(state.value)
+
+    def trial(carry: Any) -> Any:
+        size, (low, low_slope), (high, high_slope), found, count, *_ = carry
+        losses, residuals = loss(state.scores + _spread(size) * move_scores, rows.targets)
+        value = losses @ rows.shares + constant + size * linear + size**2 / 2 * quadratic
+        here = jnp.sum(residuals * move_scores * rows.shares, axis=(1, 2))
+        here += linear + size * quadratic
+        lower = value <= limit  # False for NaN as well
+        fits = lower & (jnp.abs(here) <= CURVATURE * jnp.abs(slope))
+        found = found | fits
+        before = lower & (here < 0)  # of the minimum
+        low, low_slope = jnp.where(before, size, low), jnp.where(before, here, low_slope)
+        high, high_slope = jnp.where(before, high, size), jnp.where(before, high_slope, here)
+        width = high - low
+        secant = low - low_slope * width / (high_slope - low_slope)
+        inside = jnp.clip(secant, low + width / 10, high - width / 10)
+        inside = jnp.where((high_slope > 0) & jnp.isfinite(secant), inside, low + width / 2)
+        following = jnp.where(jnp.isfinite(high), inside, 3 * size)
+        size = jnp.where(found, size, following)
+        bracket = (low, low_slope), (high, high_slope)
+        return size, *bracket, found, count + 1, residuals, value
+
+    def goes_on(carry: Any) -> Bool[Array, ""]:
+        return jnp.any(~carry[3]) & (carry[4] < TRIALS)
+
+    zeros = jnp.zeros_like(slope)
+    first = (zeros + 1, (zeros, slope), (zeros + jnp.inf, zeros), state.done, jnp.int32(0))
+    size, _, _, found, _, residuals, value = jax.lax.while_loop(
+        goes_on, trial, (*first, jnp.zeros_like(move_scores), zeros)
+    )
+    return size, residuals, value, found
