@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from rwkv_jax.evaluation.probe.judge import JUDGES
 from rwkv_jax.evaluation.prompts import PROMPTS
 from rwkv_jax.models.params import WhichParams
 
@@ -21,11 +22,14 @@ class RetrievalConfig:
       dataset: a name that `rwkv_jax.data.catalog.open_dataset` knows.
       split: one of its splits.
       ks: the cut-offs of R@k.
+      caption_prefix: stands before every text. The authors' code puts "a photo of " before the
+        captions of COCO and of Flickr30k (`reference_quirks.CAPTION_PREFIX`); nothing by default.
     """
 
     dataset: str
     split: str
     ks: tuple[int, ...] = (1, 5, 10)
+    caption_prefix: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.ks) and min(self.ks) >= 1, self, "ks", "needs numbers of 1 or more")
@@ -33,7 +37,7 @@ class RetrievalConfig:
     @property
     def name(self) -> str:
         """Begins the names of its figures."""
-        return f"retrieval/{self.split}"
+        return f"retrieval/{self.split}" + ("+caption_prefix" if self.caption_prefix else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,10 @@ class ZeroShotConfig:
       label: which of the dataset's labels holds the classes.
       prompts: a set of `rwkv_jax.evaluation.prompts.PROMPTS`.
       ks: the cut-offs of top-k accuracy.
+      integer_logits: cuts the digits after the point off 100 x cosine, as the authors' code does
+        by keeping its logits in an integer array; equal classes go to the first of them.
+      phantom_rows: counts right answers that no picture gave, as the authors' code does on
+        ImageNet; see `reference_quirks.phantom_rows`.
     """
 
     dataset: str
@@ -53,6 +61,8 @@ class ZeroShotConfig:
     label: str
     prompts: str = "plain"
     ks: tuple[int, ...] = (1, 5)
+    integer_logits: bool = False
+    phantom_rows: bool = False
 
     def __post_init__(self) -> None:
         _require(bool(self.ks) and min(self.ks) >= 1, self, "ks", "needs numbers of 1 or more")
@@ -61,7 +71,9 @@ class ZeroShotConfig:
     @property
     def name(self) -> str:
         """Begins the names of its figures."""
-        return f"zero_shot/{self.split}/{self.label}"
+        switches = ("integer_logits", "phantom_rows")
+        on = "".join(f"+{switch}" for switch in switches if getattr(self, switch))
+        return f"zero_shot/{self.split}/{self.label}{on}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,28 +85,37 @@ class LinearProbeConfig:
       train_split: the split to fit on.
       test_split: the split to judge on.
       label: which of the dataset's labels holds the classes.
-      penalties: weights of |W|^2 / 2 beside the mean loss; the best on held-out training pictures
-        is taken.
-      validation_share: share of the training pictures that is held out to choose the penalty.
-      max_train: at most so many training pictures, drawn by `seed`; bounds the time.
+      metric: chooses the penalty, see `probe.judge`: accuracy, mean_per_class, top_1_5, roc_auc,
+        or map_11, which is for labels of which a picture may have several values.
+      validation_split: the split to choose the penalty on; None holds out a share of the training
+        pictures.
+      validation_share: that share.
+      max_train: at most so many training pictures, drawn by `seed`; None takes all.
       seed: draws the training and the validation pictures.
+      shots: also fits on so many pictures a class: the few-shot probe.
+      shot_seeds: how often each is drawn anew; the mean and the standard deviation are reported.
     """
 
     dataset: str
     train_split: str
     test_split: str
     label: str
-    penalties: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
+    metric: str = "accuracy"
+    validation_split: str | None = None
     validation_share: float = 0.2
-    max_train: int = 50_000
+    max_train: int | None = None
     seed: int = 0
+    shots: tuple[int, ...] = ()
+    shot_seeds: int = 5
 
     def __post_init__(self) -> None:
-        positive = bool(self.penalties) and min(self.penalties) > 0
-        _require(positive, self, "penalties", "needs numbers above 0")
+        _require(self.metric in JUDGES, self, "metric", f"must be one of {sorted(JUDGES)}")
         share = 0 < self.validation_share < 1
         _require(share, self, "validation_share", "must lie strictly between 0 and 1")
-        _require(self.max_train >= 2, self, "max_train", "must be 2 or more")
+        enough = self.max_train is None or self.max_train >= 2
+        _require(enough, self, "max_train", "must be 2 or more, or None")
+        _require(min(self.shots, default=1) >= 1, self, "shots", "needs numbers of 1 or more")
+        _require(self.shot_seeds >= 2, self, "shot_seeds", "must be 2 or more: they give a spread")
 
     @property
     def name(self) -> str:
@@ -113,6 +134,9 @@ class EvalConfig:
       batch_size: pictures, or texts, that are encoded at once; part of what makes two runs
         bit-equal.
       params: "ema" judges the moving average of the parameters (`optimizer.ema_decay`).
+      pool_padding: whether a text's feature is the mean over all positions, padding included. The
+        authors' model is trained so, and so are this project's: to turn it off is to depart from
+        the model, in order to see how much the padding matters.
     """
 
     retrieval: tuple[RetrievalConfig, ...] = ()
@@ -120,6 +144,7 @@ class EvalConfig:
     linear_probe: tuple[LinearProbeConfig, ...] = ()
     batch_size: int = 128
     params: WhichParams = "live"
+    pool_padding: bool = True
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, self, "batch_size", "must be 1 or more")

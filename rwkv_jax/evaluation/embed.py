@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float32, Int32, UInt8
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float32, Int32, UInt8
 from rwkv_jax.data.loader import evaluation_batches
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.data.records import Source
-from rwkv_jax.data.tokenizer import Tokenizer
+from rwkv_jax.data.tokenizer import END_TOKEN, Tokenizer
 from rwkv_jax.evaluation.features import EmbeddedSplit, unit_length
 from rwkv_jax.evaluation.progress import progress
 from rwkv_jax.models.config import ClipConfig
@@ -65,7 +66,7 @@ class Embedder:
         starts = range(0, len(new), self._batch_size)
         for start in progress(starts, len(starts), "encoding texts"):
             some = new[start : start + self._batch_size]
-            features = self._run(self._encode_texts, self._tokenize(some), "text")
+            features, _ = self._run(self._encode_texts, self._tokenize(some), "text")
             self._texts.update(zip(some, features, strict=True))
         return np.stack([self._texts[text] for text in texts])
 
@@ -79,13 +80,17 @@ class Embedder:
             source, image_size=self._image_size, batch_size=self._batch_size
         )
         total = -(-len(source) // self._batch_size)
-        features, index = [], []
+        features, lengths, index = [], [], []
         for batch in progress(batches, total, f"encoding {source.name}"):
-            features.append(self._run(self._encode_images, batch["image"], "picture"))
+            some, some_lengths = self._run(self._encode_images, batch["image"], "picture")
+            features.append(some)
+            lengths.append(some_lengths)
             index.append(batch["index"])
         if not features:
             raise ValueError(f"{source.name} has no picture that can be decoded")
-        return EmbeddedSplit.of(source, np.concatenate(features), np.concatenate(index))
+        return EmbeddedSplit.of(
+            source, np.concatenate(features), np.concatenate(index), np.concatenate(lengths)
+        )
 
     def known_texts(self) -> tuple[list[str], Float32[np.ndarray, "n D"]]:
         """Every text that was asked for so far, and its features."""
@@ -94,13 +99,13 @@ class Embedder:
 
     def _run(
         self, encode: Callable[[Any], Float32[Array, "B D"]], inputs: np.ndarray, what: str
-    ) -> Float32[np.ndarray, "b D"]:
+    ) -> tuple[Float32[np.ndarray, "b D"], Float32[np.ndarray, " b"]]:
         missing = self._batch_size - len(inputs)
         padded = np.concatenate([inputs, np.zeros((missing, *inputs.shape[1:]), inputs.dtype)])
         features = np.asarray(jax.device_get(encode(padded)), np.float32)[: len(inputs)]
         if not np.isfinite(features).all():
             raise ValueError(f"a {what} feature is not finite: the parameters are broken")
-        return unit_length(features)
+        return unit_length(features), np.linalg.norm(features, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
@@ -110,15 +115,34 @@ def _encode_images(
     return model_from_params(config, params, dtype=dtype).encode_image(normalise(images))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "pool_padding"))
 def _encode_texts(
-    params: Params, token_ids: Int32[Array, "B L"], *, config: ClipConfig, dtype: DTypeLike
+    params: Params,
+    token_ids: Int32[Array, "B L"],
+    *,
+    config: ClipConfig,
+    dtype: DTypeLike,
+    pool_padding: bool,
 ) -> Float32[Array, "B D"]:
-    return model_from_params(config, params, dtype=dtype).encode_text(token_ids)
+    model = model_from_params(config, params, dtype=dtype)
+    return model.encode_text(token_ids, pooled=None if pool_padding else token_counts(token_ids))
+
+
+def token_counts(token_ids: Int32[Array, "B L"]) -> Int32[Array, " B"]:
+    """How many positions each text takes, start and end included. Padding has the id of "!", so
+    the end token tells; a row without one (an embedder's own padding) counts whole.
+    """
+    ends = token_ids == END_TOKEN
+    return jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1) + 1, token_ids.shape[1])
 
 
 def embedder_from(
-    config: ClipConfig, params: Params, *, dtype: DTypeLike, batch_size: int
+    config: ClipConfig,
+    params: Params,
+    *,
+    dtype: DTypeLike,
+    batch_size: int,
+    pool_padding: bool = True,
 ) -> Embedder:
     """The embedder of a model; one of other parameters of the same model compiles nothing anew.
 
@@ -127,13 +151,16 @@ def embedder_from(
       params: nested dict of arrays, on any devices of this process.
       dtype: the compute dtype, see `rwkv_jax.precision`.
       batch_size: how many pictures or texts are encoded at once.
+      pool_padding: see `EvalConfig`.
     """
     device = jax.local_devices()[0]
     params = jax.device_put(params, device)
     options: dict[str, Any] = {"config": config, "dtype": dtype}
     return Embedder(
         lambda images: _encode_images(params, jax.device_put(images, device), **options),
-        lambda ids: _encode_texts(params, jax.device_put(ids, device), **options),
+        lambda ids: _encode_texts(
+            params, jax.device_put(ids, device), pool_padding=pool_padding, **options
+        ),
         Tokenizer(config.text.context_length),
         image_size=config.image.image_size,
         batch_size=batch_size,

@@ -26,6 +26,7 @@ class EmbeddedSplit:
       texts: [P] each picture's texts by kind.
       labels: [P] each picture's class indices by label name.
       skipped: how many pictures could not be decoded.
+      lengths: [P] each feature's length as the encoder gave it; None where it is not known.
     """
 
     name: str
@@ -38,10 +39,15 @@ class EmbeddedSplit:
     texts: tuple[dict[str, tuple[str, ...]], ...]
     labels: tuple[dict[str, int], ...]
     skipped: int
+    lengths: Float32[np.ndarray, " P"] | None = None
 
     @classmethod
     def of(
-        cls, source: Source, features: Float32[np.ndarray, "P D"], index: Int[np.ndarray, " P"]
+        cls,
+        source: Source,
+        features: Float32[np.ndarray, "P D"],
+        index: Int[np.ndarray, " P"],
+        lengths: Float32[np.ndarray, " P"] | None = None,
     ) -> "EmbeddedSplit":
         """The pictures `index` of `source`, whose features are known."""
         records = [source[int(i)] for i in index]
@@ -56,7 +62,12 @@ class EmbeddedSplit:
             texts=tuple(record["texts"] for record in records),
             labels=tuple(record["labels"] for record in records),
             skipped=len(source) - len(index),
+            lengths=lengths,
         )
+
+    def before_normalisation(self) -> Float32[np.ndarray, "P D"]:
+        """The features as the encoder gave them, where their lengths are known."""
+        return self.features if self.lengths is None else self.features * self.lengths[:, None]
 
     def label(self, name: str) -> Int[np.ndarray, " P"]:
         """Every picture's class under one label name, -1 where unknown.
@@ -68,6 +79,28 @@ class EmbeddedSplit:
             known = sorted(self.class_names) or "none"
             raise ValueError(f"{self.name} has no label {name!r}; its labels: {known}")
         return np.array([labels.get(name, -1) for labels in self.labels], np.int64)
+
+    def multi_label(self, name: str) -> Float32[np.ndarray, "P classes"]:
+        """Which classes of one label name each picture shows: 1, 0, or NaN where unknown.
+
+        A label of which a picture may have several values is written down class by class: for each
+        class of `class_names[name]` a record has a label of that class's name: 1, 0 or -1.
+
+        Raises:
+          ValueError: the dataset has no such label.
+        """
+        if name not in self.class_names:
+            self.label(name)  # says so
+        classes = self.class_names[name]
+        values = [[labels.get(each, -1) for each in classes] for labels in self.labels]
+        array = np.array(values, np.float32).reshape(len(self.labels), len(classes))
+        return np.where(array < 0, np.float32(np.nan), array)
+
+    def is_multi_label(self, name: str) -> bool:
+        """Whether the label is written down class by class, see `multi_label`."""
+        classes = self.class_names.get(name, ())
+        first = self.labels[0] if self.labels else {}
+        return bool(classes) and name not in first and all(each in first for each in classes)
 
 
 def unit_length(features: Float[np.ndarray, "*n D"]) -> Float32[np.ndarray, "*n D"]:

@@ -1,179 +1,170 @@
 """How much a linear classifier gets out of frozen picture features.
 
-Multinomial logistic regression, by L-BFGS on all rows at once, on features that are standardised
-by the training rows. The objective is scikit-learn's, divided by C * n:
+CLIP's protocol (Radford et al. 2021, appendix A.3): logistic regression by L-BFGS, at most 1,000
+steps, with the strength of the L2 penalty that is best on validation pictures out of 96 steps over
+[1e-6, 1e6], searched from coarse to fine; then fitted again on the training and the validation
+pictures together, and judged on the test pictures once. Where no validation split is named, a share
+of the training pictures, drawn by a seed, takes its place.
 
-    mean over rows of -log softmax(x W + b)[y]  +  penalty / 2 * |W|^2,        penalty = 1 / (C n)
+CLIP takes the features before the projection into the space that pictures and texts share.
+RWKV-CLIP has no projection, so these are the encoder's features themselves, before they are scaled
+to length 1. They are neither standardised nor otherwise changed.
 
-with b not penalised. The penalty is the best on held-out training rows (Radford et al. 2021,
-appendix A.3); the classifier is then fitted again on all of them.
+A label of which a picture may have several values is fitted as independent sigmoids with one
+penalty. All penalties of a round of the search, and all draws of a few-shot probe, are solved at
+once; datasets come one after another. On several devices of this process the rows are split over
+them.
 """
 
-import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+import sys
+from collections.abc import Iterator
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Float, Float32, Int
 
 from rwkv_jax.evaluation import metrics
 from rwkv_jax.evaluation.config import LinearProbeConfig
 from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.figure import Figure
-
-MAX_STEPS = 1000
-TOLERANCE = 1e-6  # largest gradient entry at which a fit ends: near the noise of float32
-
-
-class Classifier(NamedTuple):
-    """W [D, classes] and b [classes], float32; scores are x W + b."""
-
-    weights: Float32[Array, "D classes"]
-    bias: Float32[Array, " classes"]
+from rwkv_jax.evaluation.probe.examples import Examples, examples_of, hold_out
+from rwkv_jax.evaluation.probe.few_shot import few_shot
+from rwkv_jax.evaluation.probe.fit import Classifier, Problem
+from rwkv_jax.evaluation.probe.judge import JUDGES, Judge
+from rwkv_jax.evaluation.probe.rows import rows_mesh
+from rwkv_jax.evaluation.probe.search import STRENGTHS, find_peak
 
 
-def _scores(classifier: Classifier, features: Float[Array, "n D"]) -> Float[Array, "n classes"]:
-    # accelerators would round the operands to bfloat16 or TF32 without being told
-    product = jnp.matmul(features, classifier.weights, precision=jax.lax.Precision.HIGHEST)
-    return product + classifier.bias
+def search_and_fit(
+    train: Examples, validation: Examples, classes: int, judge: Judge
+) -> tuple[float, Classifier]:
+    """The best strength on `validation`, and the classifier fitted with it on all the rows.
 
-
-def objective(
-    classifier: Classifier,
-    features: Float[Array, "n D"],
-    labels: Int[Array, " n"],
-    penalty: Float[Array, ""],
-) -> Float[Array, ""]:
-    """The penalised mean loss that the head of this file writes down."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(_scores(classifier, features), labels)
-    return losses.mean() + penalty / 2 * (classifier.weights**2).sum()
-
-
-@functools.partial(jax.jit, static_argnames="classes")
-def fit(
-    features: Float32[Array, "n D"],
-    labels: Int[Array, " n"],
-    penalties: Float32[Array, " K"],
-    classes: int,
-) -> Classifier:
-    """One classifier a penalty: W [K, D, classes] and b [K, classes].
-
-    Each starts from the one before it, so give the penalties from strong to weak: a strong one is
-    quickly fitted, and a good start for the next.
+    A class that has no row scores -inf: its bias would otherwise wander off without end.
     """
+    mesh = rows_mesh()
+    together = train.join(validation)
+    present = np.arange(classes) if train.multi_label else np.unique(together.targets)
 
-    def solve(start: Classifier, penalty: Float[Array, ""]) -> tuple[Classifier, Classifier]:
-        optimizer = optax.lbfgs(memory_size=10)
+    def problem(examples: Examples) -> Problem:
+        targets = examples.targets
+        if not examples.multi_label:
+            targets = np.searchsorted(present, targets)
+        return Problem(examples.features, targets, len(present), mesh)
 
-        def loss(classifier: Classifier) -> Float[Array, ""]:
-            return objective(classifier, features, labels, penalty)
+    searched = problem(train)
+    fitted: dict[int, Classifier] = {}
 
-        value_and_gradient = optax.value_and_grad_from_state(loss)
+    def score(places: list[int]) -> list[float]:
+        starts = [_nearest(fitted, place) for place in places] if fitted else None
+        new = searched.fit([STRENGTHS[place] for place in places], starts)
+        fitted.update(zip(places, new, strict=True))
+        return [
+            judge(_spread(each, present, classes).scores(validation.features), validation.targets)
+            for each in new
+        ]
 
-        def step(carry: tuple[Classifier, Any, Any, Any]) -> tuple[Classifier, Any, Any, Any]:
-            classifier, state, steps, _ = carry
-            value, gradient = value_and_gradient(classifier, state=state)
-            updates, state = optimizer.update(
-                gradient, state, classifier, value=value, grad=gradient, value_fn=loss
-            )
-            largest = jnp.max(jnp.array([jnp.abs(leaf).max() for leaf in gradient]))
-            return optax.apply_updates(classifier, updates), state, steps + 1, largest
-
-        def goes_on(carry: tuple[Classifier, Any, Any, Any]) -> Any:
-            _, _, steps, largest = carry
-            return (steps < MAX_STEPS) & (largest >= TOLERANCE)
-
-        first = (start, optimizer.init(start), jnp.int32(0), jnp.float32(jnp.inf))
-        classifier, *_ = jax.lax.while_loop(goes_on, step, first)
-        return classifier, classifier
-
-    zeros = Classifier(jnp.zeros((features.shape[1], classes)), jnp.zeros(classes))
-    _, classifiers = jax.lax.scan(solve, zeros, penalties)
-    return classifiers
+    best = find_peak(score)
+    (final,) = problem(together).fit([STRENGTHS[best]], [fitted[best]])
+    return STRENGTHS[best], _spread(final, present, classes)
 
 
-def standardise(
-    train: Float[np.ndarray, "n D"], *others: Float[np.ndarray, "m D"]
-) -> list[Float32[np.ndarray, "_ D"]]:
-    """Each array with the mean of `train` taken off and divided by its standard deviation (1 where
-    that is 0).
-    """
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1)
-    return [((each - mean) / deviation).astype(np.float32) for each in (train, *others)]
+def _nearest(fitted: dict[int, Classifier], place: int) -> Classifier:
+    return fitted[min(fitted, key=lambda known: abs(known - place))]
 
 
-def predict(
-    train: Float[np.ndarray, "n D"],
-    labels: Int[np.ndarray, " n"],
-    test: Float[np.ndarray, "m D"],
-    penalties: Sequence[float],
-    classes: int,
-) -> Float32[np.ndarray, "K m classes"]:
-    """Scores of the test rows by one classifier a penalty, fitted on `train`.
-
-    A class that has no training row scores -inf: its bias would otherwise wander off without end.
-    """
-    train, test = standardise(train, test)
-    present, compact = np.unique(labels, return_inverse=True)
-    fitted = fit(*jax.device_put((train, compact, np.asarray(penalties, np.float32))), len(present))
-    scores = np.full((len(penalties), len(test), classes), -np.inf, np.float32)
-    scores[:, :, present] = jax.vmap(_scores, in_axes=(0, None))(fitted, jax.device_put(test))
-    return scores
-
-
-def choose_penalty(
-    features: Float[np.ndarray, "n D"],
-    labels: Int[np.ndarray, " n"],
-    config: LinearProbeConfig,
-    classes: int,
-) -> float:
-    """The penalty that is best on a held-out share of the rows; the strongest of equals."""
-    order = np.random.default_rng(config.seed).permutation(len(labels))
-    held_out, rest = np.split(order, [max(1, round(config.validation_share * len(order)))])
-    penalties = sorted(config.penalties, reverse=True)
-    scores = predict(features[rest], labels[rest], features[held_out], penalties, classes)
-    accuracies = [metrics.top_k_accuracy(each, labels[held_out], 1) for each in scores]
-    return penalties[int(np.argmax(accuracies))]
+def _spread(classifier: Classifier, present: np.ndarray, classes: int) -> Classifier:
+    """The classifier of all classes, given that of those that are present."""
+    if len(present) == classes:
+        return classifier
+    weights = np.zeros((classes, classifier.weights.shape[1]), np.float32)
+    bias = np.full(classes, -np.inf, np.float32)
+    weights[present], bias[present] = classifier.weights, classifier.bias
+    return dataclasses.replace(classifier, weights=weights, bias=bias)
 
 
 def linear_probe(
-    train: EmbeddedSplit, test: EmbeddedSplit, config: LinearProbeConfig
+    train: EmbeddedSplit,
+    test: EmbeddedSplit,
+    config: LinearProbeConfig,
+    *,
+    validation: EmbeddedSplit | None = None,
 ) -> Iterator[Figure]:
-    """Figures "linear_probe/SPLIT/LABEL/top_1" and ".../mean_per_class".
+    """Figures "linear_probe/SPLIT/LABEL/top_1", ".../mean_per_class", and the config's own metric.
 
-    Chance is to answer the commonest class of the training pictures always.
+    A label with several values a picture has that metric alone. With `config.shots` there follow
+    ".../4_shot/top_1", the mean over the draws, and ".../4_shot/top_1_std", their standard
+    deviation. Chance is to answer the commonest class of the training pictures always.
+
+    Args:
+      train: to fit on.
+      test: looked at once.
+      config: what is asked for.
+      validation: to choose the penalty on; None holds out a share of `train`.
 
     Raises:
-      ValueError: the dataset has no such label, or too few pictures have it.
+      ValueError: the dataset has no such label, too few pictures have it, or the metric does not
+        go with it.
     """
-    labels, test_labels = train.label(config.label), test.label(config.label)
-    rows, test_rows = np.flatnonzero(labels >= 0), np.flatnonzero(test_labels >= 0)
-    if len(rows) < 2 or not len(test_rows):
+    fit_on, judged = examples_of(train, config.label), examples_of(test, config.label)
+    if len(fit_on) < 2:
         raise ValueError(
             f"a linear probe of {config.label!r} needs pictures that have it: "
-            f"{train.name} has {len(rows)}, {test.name} {len(test_rows)}"
+            f"{train.name} has {len(fit_on)}, {test.name} {len(judged)}"
         )
-    if len(rows) > config.max_train:
-        drawn = np.random.default_rng(config.seed).choice(len(rows), config.max_train, False)
-        rows = rows[np.sort(drawn)]
-    labels, test_labels = labels[rows], test_labels[test_rows]
+    if fit_on.multi_label != (config.metric == "map_11") or (fit_on.multi_label and config.shots):
+        raise ValueError(
+            f"{config.name}: a label with {'several values' if fit_on.multi_label else 'one value'}"
+            f" a picture cannot have metric {config.metric!r} and shots {config.shots}: map_11 is"
+            " for several values, and shots and the others for one"
+        )
+    if config.max_train is not None and len(fit_on) > config.max_train:
+        drawn = np.random.default_rng(config.seed).choice(len(fit_on), config.max_train, False)
+        fit_on = fit_on.take(np.sort(drawn))
+    if validation is None:
+        fit_on, held_out = hold_out(fit_on, config.validation_share, config.seed)
+    else:
+        held_out = examples_of(validation, config.label)
     classes = len(train.class_names[config.label])
+    judge = JUDGES[config.metric]
 
-    penalty = choose_penalty(train.features[rows], labels, config, classes)
-    (scores,) = predict(train.features[rows], labels, test.features[test_rows], [penalty], classes)
-    place = metrics.label_rank(scores, test_labels)
-    commonest = np.bincount(labels).argmax()
-    yield Figure(
-        f"{config.name}/top_1",
-        metrics.recall_at_k(place, 1),
-        float(np.mean(test_labels == commonest)),
-    )
+    strength, classifier = search_and_fit(fit_on, held_out, classes, judge)
+    print(f"{config.name}: lambda {strength:.3g}", file=sys.stderr, flush=True)
+    scores = classifier.scores(judged.features)
+    yield from _figures(config, scores, fit_on.join(held_out), judged)
+    if config.shots:
+        found = few_shot(
+            fit_on,
+            held_out,
+            judged,
+            classes=classes,
+            shots=config.shots,
+            seeds=[config.seed + i for i in range(config.shot_seeds)],
+            judge=JUDGES["accuracy"],
+        )
+        for shots, values in found.items():
+            name = f"{config.name}/{shots}_shot/top_1"
+            yield Figure(name, float(np.mean(values)), 1 / classes)
+            yield Figure(f"{name}_std", float(np.std(values, ddof=1)), 0.0)
+
+
+def _figures(
+    config: LinearProbeConfig, scores: np.ndarray, train: Examples, test: Examples
+) -> Iterator[Figure]:
+    if test.multi_label:
+        # of a random order the precision is the share of positives at every recall
+        chance = float(np.nanmean(test.targets))
+        yield Figure(f"{config.name}/map_11", JUDGES["map_11"](scores, test.targets), chance)
+        return
+    place = metrics.label_rank(scores, test.targets)
+    by_count = np.argsort(-np.bincount(train.targets, minlength=scores.shape[1]), kind="stable")
+    commonest = [float(np.isin(test.targets, by_count[:k]).mean()) for k in (1, 5)]
+    yield Figure(f"{config.name}/top_1", metrics.recall_at_k(place, 1), commonest[0])
     yield Figure(
         f"{config.name}/mean_per_class",
-        metrics.mean_per_class_accuracy(place == 1, test_labels),
-        1 / len(np.unique(test_labels)),
+        metrics.mean_per_class_accuracy(place == 1, test.targets),
+        1 / len(np.unique(test.targets)),
     )
+    if config.metric in ("top_1_5", "roc_auc"):
+        chance = sum(commonest) / 2 if config.metric == "top_1_5" else 0.5
+        value = JUDGES[config.metric](scores, test.targets)
+        yield Figure(f"{config.name}/{config.metric}", value, chance)

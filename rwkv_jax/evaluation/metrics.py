@@ -67,6 +67,46 @@ def chance_recall_at_k(positives: Int[np.ndarray, " Q"], candidates: int, k: int
     return float(np.mean(1 - misses.prod(axis=1)))
 
 
+def chance_mean_rank(positives: Int[np.ndarray, " Q"], candidates: int) -> float:
+    """The mean rank of a random order: mean of 1 + (n-m) / (m+1), with m positives of n candidates.
+
+    The n-m others fall evenly into the m+1 gaps between the positives.
+
+    Example:
+      >>> chance_mean_rank(np.array([1]), 9), chance_mean_rank(np.array([2]), 5)
+      (5.0, 2.0)
+    """
+    return float(np.mean(1 + (candidates - positives) / (positives + 1)))
+
+
+def chance_median_rank(positives: Int[np.ndarray, " Q"], candidates: int) -> float:
+    """The median rank of a random order: the least k that at least half of all ranks do not exceed.
+
+    Example:
+      >>> chance_median_rank(np.array([1]), 9), chance_median_rank(np.array([2]), 4)
+      (5.0, 1.0)
+    """
+    counts, weights = np.unique(positives, return_counts=True)
+
+    def log_choose(n: int, k: Int[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+        gamma = scipy.special.gammaln
+        return gamma(n + 1) - gamma(k + 1) - gamma(n - k + 1)
+
+    def missed(k: int) -> float:
+        # C(n-m, k) / C(n, k) = C(n-k, m) / C(n, m), 0 where m > n-k
+        possible = counts <= candidates - k
+        m = counts[possible]
+        ratio = np.exp(log_choose(candidates - k, m) - log_choose(candidates, m))
+        return float((weights[possible] * ratio).sum() / weights.sum())
+
+    low, high = 0, candidates  # missed(low) > 1/2 >= missed(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        # 1e-9: the noise of gammaln at a million candidates
+        low, high = (middle, high) if missed(middle) > 0.5 + 1e-9 else (low, middle)
+    return float(high)
+
+
 def top_k_accuracy(
     scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], k: int
 ) -> float:
@@ -118,3 +158,44 @@ def confusion_matrix(
     """
     counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return counts.reshape(classes, classes)  # [classes * classes] -> [true, predicted]
+
+
+def roc_auc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """The share of (positive, other) pairs in which the positive scores higher.
+
+    Ties count against the model, so a constant score gets 0 (scikit-learn gives it 1/2).
+
+    Example:
+      >>> roc_auc(np.array([0.9, 0.4, 0.5, 0.1]), np.array([True, True, False, False]))
+      0.75
+
+    Raises:
+      ValueError: there is no positive, or nothing else.
+    """
+    others = np.sort(scores[~positive])
+    if not positive.any() or not len(others):
+        raise ValueError(f"roc_auc needs both kinds: {positive.sum()} of {len(positive)} are right")
+    below = np.searchsorted(others, scores[positive], "left")
+    return float(below.mean() / len(others))
+
+
+def average_precision_11(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """VOC2007's average precision: the mean, over recalls of 0, 0.1, ..., 1, of the best precision
+    at that recall or a higher one. Ties are ordered with the positives last.
+
+    Example:
+      >>> average_precision_11(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))
+      0.8484848484848485
+
+    Raises:
+      ValueError: there is no positive.
+    """
+    if not positive.any():
+        raise ValueError(f"none of {len(positive)} rows is positive")
+    hits = positive[np.lexsort((positive, -scores))]
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(hits) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]  # at this place or later
+    # in tenths, whole numbers: the first place where found / all >= t / 10
+    needed = -(-np.arange(11) * found[-1] // 10)
+    return float(best[np.searchsorted(found, np.maximum(needed, 1))].mean())

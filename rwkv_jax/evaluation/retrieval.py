@@ -3,22 +3,21 @@
 What is right: a text belongs to a concept, and every picture of that concept in the split is a
 right answer to it (a dataset without the label `concept` has one concept a picture). The other way
 round, any text of the picture's own concept is a right answer. The same words under another
-concept are not: they tie with the right ones, and ties count against the model. Equal words of one
-concept are one text, though they may be of several kinds.
+concept are not: they tie with the right ones, and ties count against the model (ranking.py has the
+rule). Equal words of one concept are one text, though they may be of several kinds.
 """
 
 import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from rwkv_jax.evaluation import metrics
 from rwkv_jax.evaluation.config import RetrievalConfig
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts
 from rwkv_jax.evaluation.figure import Figure
-
-CHUNK = 1024  # queries compared with all candidates at once: bounds memory
+from rwkv_jax.evaluation.ranking import ranks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,34 +60,6 @@ def collect_texts(split: EmbeddedSplit, concepts: Int[np.ndarray, " P"]) -> Text
     )
 
 
-def similarity(
-    queries: Float[np.ndarray, "Q D"], candidates: Float[np.ndarray, "C D"]
-) -> Float[np.ndarray, "Q C"]:
-    """Cosine similarities, float32. Summed in float64, so that equal candidates tie wherever BLAS
-    puts them.
-    """
-    return (queries.astype(np.float64) @ candidates.astype(np.float64).T).astype(np.float32)
-
-
-def ranks(
-    queries: Float[np.ndarray, "Q D"],
-    query_concept: Int[np.ndarray, " Q"],
-    candidates: Float[np.ndarray, "C D"],
-    candidate_concept: Int[np.ndarray, " C"],
-) -> Int[np.ndarray, " Q"]:
-    """Where each query's best candidate of its own concept stands, from 1, ties counted against
-    it.
-    """
-    parts = [
-        metrics.best_positive_rank(
-            similarity(queries[i : i + CHUNK], candidates),
-            query_concept[i : i + CHUNK, None] == candidate_concept,
-        )
-        for i in range(0, len(queries), CHUNK)
-    ]
-    return np.concatenate(parts)
-
-
 def occurrences(
     values: Int[np.ndarray, " n"], among: Int[np.ndarray, " m"]
 ) -> Int[np.ndarray, " n"]:
@@ -97,15 +68,21 @@ def occurrences(
     return np.searchsorted(ordered, values, "right") - np.searchsorted(ordered, values, "left")
 
 
+def with_prefix(embed_texts: EmbedTexts, prefix: str) -> EmbedTexts:
+    """Embeds `prefix` + text for every text."""
+    return lambda texts: embed_texts([prefix + text for text in texts])
+
+
 def retrieval(
     embed_texts: EmbedTexts, split: EmbeddedSplit, config: RetrievalConfig
 ) -> Iterator[Figure]:
-    """R@k both ways over all texts, then for each kind of text alone.
+    """R@k, mean and median rank both ways over all texts, then for each kind of text alone.
 
-    Yields "retrieval/SPLIT/text_to_image/R@10" and "retrieval/SPLIT/image_to_text/R@10" (and the
-    other k), then the same for one kind, "retrieval/SPLIT/KIND/text_to_image/R@10". Every text is
-    a query to all pictures; every picture is a query to all texts (of that kind), and any own text
-    among the first k is a hit.
+    Yields "retrieval/SPLIT/text_to_image/R@10" (and the other k), ".../mean_rank" and
+    ".../median_rank", the same for "image_to_text", then all of them for one kind,
+    "retrieval/SPLIT/KIND/text_to_image/R@10". Every text is a query to all pictures; every picture
+    is a query to all texts (of that kind), and any own text among the first k is a hit. A rank is
+    that of the best right answer among the wrong ones, ties counted against it.
 
     Raises:
       ValueError: the split has no texts.
@@ -114,7 +91,7 @@ def retrieval(
     texts = collect_texts(split, concepts)
     if not texts.words:
         raise ValueError(f"{split.name} has no texts, so retrieval cannot be measured on it")
-    features = embed_texts(texts.words)
+    features = with_prefix(embed_texts, config.caption_prefix)(texts.words)
     text_ranks = ranks(features, texts.concept, split.features, concepts)
     text_positives = occurrences(texts.concept, concepts)
 
@@ -124,17 +101,34 @@ def retrieval(
         if not chosen.size:
             continue
         name = f"{config.name}/{prefix}"
-        for k in config.ks:
-            chance = metrics.chance_recall_at_k(text_positives[chosen], len(concepts), k)
-            value = metrics.recall_at_k(text_ranks[chosen], k)
-            yield Figure(f"{name}text_to_image/R@{k}", value, chance)
-
+        yield from _figures(
+            f"{name}text_to_image",
+            text_ranks[chosen],
+            text_positives[chosen],
+            len(concepts),
+            config.ks,
+        )
         own_texts = occurrences(concepts, texts.concept[chosen])
         asked = own_texts > 0  # a picture without a text of this kind is no query
         image_ranks = ranks(
             split.features[asked], concepts[asked], features[chosen], texts.concept[chosen]
         )
-        for k in config.ks:
-            chance = metrics.chance_recall_at_k(own_texts[asked], len(chosen), k)
-            value = metrics.recall_at_k(image_ranks, k)
-            yield Figure(f"{name}image_to_text/R@{k}", value, chance)
+        yield from _figures(
+            f"{name}image_to_text", image_ranks, own_texts[asked], len(chosen), config.ks
+        )
+
+
+def _figures(
+    name: str,
+    found: Int[np.ndarray, " Q"],
+    positives: Int[np.ndarray, " Q"],
+    candidates: int,
+    ks: tuple[int, ...],
+) -> Iterator[Figure]:
+    for k in ks:
+        chance = metrics.chance_recall_at_k(positives, candidates, k)
+        yield Figure(f"{name}/R@{k}", metrics.recall_at_k(found, k), chance)
+    mean_chance = metrics.chance_mean_rank(positives, candidates)
+    yield Figure(f"{name}/mean_rank", float(np.mean(found)), mean_chance)
+    median_chance = metrics.chance_median_rank(positives, candidates)
+    yield Figure(f"{name}/median_rank", float(np.median(found)), median_chance)

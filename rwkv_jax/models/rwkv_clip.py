@@ -38,10 +38,14 @@ class RwkvClip(nnx.Module):
         return self.image(pixels, key=key)
 
     def encode_text(
-        self, token_ids: Int[Array, "B T"], *, key: PRNGKeyArray | None = None
+        self,
+        token_ids: Int[Array, "B T"],
+        *,
+        key: PRNGKeyArray | None = None,
+        pooled: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B D"]:
-        """int32 token ids -> float32 features before L2 normalisation."""
-        return self.text(token_ids, key=key)
+        """int32 token ids -> float32 features before L2 normalisation; see `TextEncoder`."""
+        return self.text(token_ids, key=key, pooled=pooled)
 
     def __call__(
         self,

@@ -63,9 +63,20 @@ class TextEncoder(nnx.Module):
         self.norm_out = LayerNorm(config.width)
 
     def __call__(
-        self, token_ids: Int[Array, "B T"], *, key: PRNGKeyArray | None = None
+        self,
+        token_ids: Int[Array, "B T"],
+        *,
+        key: PRNGKeyArray | None = None,
+        pooled: Int[Array, " B"] | None = None,
     ) -> Float[Array, "B D"]:
-        """Token ids -> float32 features, not L2-normalised. An id outside the table gives NaN."""
+        """Token ids -> float32 features, not L2-normalised. An id outside the table gives NaN.
+
+        Args:
+            token_ids: int32.
+            key: drops paths; None drops none.
+            pooled: the mean is over so many first positions of each row; None, as the model is
+                trained, takes all. The blocks see all positions either way.
+        """
         config = self.config
         if token_ids.ndim != 2 or token_ids.shape[1] > config.context_length:
             raise ValueError(
@@ -84,4 +95,8 @@ class TextEncoder(nnx.Module):
         x = self.norm_out(x.astype(jnp.float32))
         # The bound, 1e-12 squared, keeps the gradient of a token of all zeros finite.
         squared_length = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-        return jnp.mean(x * jax.lax.rsqrt(jnp.maximum(squared_length, 1e-24)), axis=1)
+        x = x * jax.lax.rsqrt(jnp.maximum(squared_length, 1e-24))
+        if pooled is None:
+            return jnp.mean(x, axis=1)
+        taken = jnp.arange(x.shape[1]) < pooled[:, None]  # [B, T]
+        return jnp.sum(x, axis=1, where=taken[..., None]) / pooled[:, None]
