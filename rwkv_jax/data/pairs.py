@@ -35,7 +35,7 @@ class Placed(NamedTuple):
     """Which record stands at which position of the stream."""
 
     position: int
-    index: int
+    record: int
 
 
 class Pair(NamedTuple):
@@ -85,7 +85,7 @@ class MakePair:
         skipped: list[Skipped] = []
         step = place.position // self._global_batch_size
         probabilities = self._config.text_probabilities_at(step)
-        index = place.index
+        index = place.record
         part = next(part for part in self._parts if index in part)
         for _ in range(_TRIES):
             found = self._make(index, probabilities, rng)

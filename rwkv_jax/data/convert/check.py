@@ -1,8 +1,8 @@
 """One picture: whole, of a sane size, in a plain mode, or rejected with the reason.
 
 Unusual: a file that is fine is kept byte for byte. Only what the loader would have to mend
-(palettes, CMYK, alpha, 16 bits, odd formats) or what is larger than `max_side` is encoded anew: JPEG
-again where it was lossy, PNG where it was not.
+(palettes, CMYK, alpha, 16 bits, odd formats) or what is larger than `max_side` is encoded anew:
+JPEG again where it was lossy, PNG where it was not.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import warnings
 from typing import NamedTuple
 
 import cv2
-import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -87,6 +86,8 @@ def _check(data: bytes, options: Options) -> Checked:
         image.load()
         looks = 0
         if options.duplicates == "perceptual":
+            import imagehash  # of the extra `convert`
+
             small = Image.fromarray(to_rgb(image))
             looks = int(str(imagehash.phash(small)), 16)
         digest = hashlib.sha256(data).digest()[:16]

@@ -71,10 +71,13 @@ def convert_on_ray(units: Sequence[Unit], options: Options, work: Path, *, addre
         items = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
         if not items:
             return
+        task: Any = _RayTask  # Ray's annotations know no callable classes
         # A block a unit, so that each is a task of its own.
         rows = ray.data.from_items(items, override_num_blocks=len(items))
         made = rows.map(
-            _RayTask, fn_constructor_args=(options.to_json(), str(work.resolve())), num_cpus=1
+            task,
+            fn_constructor_args=(options.to_json(), str(work.resolve())),
+            num_cpus=1,
         )
         for row in made.iter_rows():
             yield int(row["index"]), json.loads(row["report"])

@@ -54,7 +54,7 @@ def read_tar(unit: Unit, options: Options, notes: Counter[str]) -> Iterator[Raw]
                     name, current = base, Raw(clean_key(base), {})
                 assert current is not None
                 _add_member(current, suffix.lower(), archive, member, options)
-                archive.members = []  # tarfile keeps all
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all
     # A damaged or hostile archive raises many kinds, RecursionError and OverflowError among them.
     except Exception as error:
         notes[DAMAGED] += 1
@@ -132,7 +132,7 @@ def read_rows(unit: Unit, options: Options, notes: Counter[str]) -> Iterator[Raw
     with open(unit.path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             found = json_object(line)
-            row = found if isinstance(found, dict) else {"problem": found}
+            row: dict[str, Any] = found if isinstance(found, dict) else {"problem": found}
             key = f"{Path(unit.origin).stem}-{row.get('line', 0)}"
             if "problem" in row:
                 yield Raw(clean_key(key), {}, problem=Rejected("broken row", str(row["problem"])))
