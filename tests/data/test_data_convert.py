@@ -13,8 +13,11 @@ import time
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tiny_tfds
 import webdataset
 from picture_files import encoded, jpeg, picture
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.data.convert.__main__ import main
@@ -179,8 +182,6 @@ def test_datasets_that_the_loader_knows(tmp_path):
 
 
 def test_a_tfds_dataset(tmp_path):
-    import tiny_tfds
-
     tiny_tfds.prepare(tmp_path)
     options = Options(
         texts={"raw": ("caption",)}, labels={"label": "label"}, data_dir=str(tmp_path)
@@ -258,9 +259,10 @@ def test_pictures_that_are_left_out(tmp_path):
 )
 def test_duplicates_of_all_units_are_left_out_and_the_first_stays(tmp_path, duplicates, left_out):
     (tmp_path / "in").mkdir()
+    photo = Image.fromarray(load_sample_images().images[0])
     files = {
-        "a0.jpg": jpeg(0, (120, 90)),
-        "a1.jpg": encoded(picture(0, (120, 90)).resize((80, 60)), "JPEG", quality=60),
+        "a0.jpg": encoded(photo, "JPEG"),
+        "a1.jpg": encoded(photo.resize((400, 267)), "JPEG", quality=60),
         "a2.jpg": jpeg(1, (120, 90)),
         "b0.jpg": jpeg(1, (120, 90)),
         "b1.jpg": jpeg(2, (120, 90)),

@@ -18,7 +18,7 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
                 "label": tfds.features.ClassLabel(names=["even", "odd"]),
             }
         )
-        return self.dataset_info_from_configs(features=features)
+        return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
