@@ -58,7 +58,7 @@ def decode_train_crop(
     whole = _scalable(data)
     if whole is None:
         image = decode_image(data)
-        top, left, h, w = draw_crop(*image.shape[:2], rng, area, ratio)
+        top, left, h, w = draw_crop(image.shape[0], image.shape[1], rng, area, ratio)
     else:
         top, left, h, w = draw_crop(*whole, rng, area, ratio)
         eighths = min(8, max(1, -(-8 * size // min(h, w))))
