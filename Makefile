@@ -8,7 +8,7 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-memory bench-remat gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-ray test-next test-wheel fuzz stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-data bench-memory bench-remat gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -32,6 +32,12 @@ test-slow: $(AOT)/.installed
 # Training killed thirty times, compared with a run that was not.
 stress: $(VENV)/.test
 	$(BIN)/python tests/training/stress.py --kills 30 --out docs/stress.md
+
+# A real Ray on this machine; and 10,000 corrupted pictures and tars through the converter.
+test-ray: $(VENV)/.ray
+	$(BIN)/python -m pytest -m ray
+fuzz: $(VENV)/.test
+	PYTHONPATH=.:kernels $(BIN)/python tests/data/fuzz_convert.py --count 10000
 
 # The same tests on the next Python and JAX.
 test-next:
@@ -64,6 +70,9 @@ bench-memory: $(AOT)/.installed
 bench-remat: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_remat --out docs/remat.md
 
+bench-data: $(VENV)/.bench
+	$(BIN)/python -m rwkv_jax.data.bench --out docs/data_bench.md
+
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.
 gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
@@ -82,7 +91,7 @@ clean:
 # An extra is installed once, and again when the pins change.
 $(VENV)/.%: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter torch cuda13,$*),test$(comma)$*,$*)]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(if $(filter bench cuda13 ray torch,$*),test$(comma)$*,$*)]'
 	touch $@
 comma := ,
 $(AOT)/.installed: setup.cfg constraints.txt

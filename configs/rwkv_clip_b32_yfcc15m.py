@@ -13,8 +13,8 @@ EPOCHS = 32
 config = RunConfig(
     model=rwkv_clip_b32(),
     data=DataConfig(
-        # Any dataset of the catalog with these three kinds of text; see the README.
-        dataset="tfds:yfcc15m",
+        # Any dataset of the catalog with these three kinds of text; see docs/data.md.
+        dataset="records:data/yfcc15m",
         split="train",
         loader=LoaderConfig(
             image_size=224,

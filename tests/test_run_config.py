@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from rwkv_jax.config import ConfigError, differences, load_config, override
+from rwkv_jax.config import ConfigError, DataConfig, differences, load_config, override
+from rwkv_jax.data.config import LoaderConfig, MixturePart
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "common")
@@ -125,3 +127,20 @@ def test_a_missing_file_lists_its_neighbours(tmp_path: Path):
     (tmp_path / "near.py").touch()
     with pytest.raises(ConfigError, match=r"near\.py"):
         load_config(tmp_path / "absent.py")
+
+
+def test_a_dataset_or_a_mixture(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "t.jsonl").write_text(f'{{"file": "1.png", "caption_{name}": "x"}}\n')
+    parts = tuple(MixturePart(f"folder:{tmp_path / name}", "train", 2.0) for name in "ab")
+    source = DataConfig("", "", LoaderConfig(), mixture=parts).open()
+    assert (len(source), source.text_kinds) == (2, ("caption_a", "caption_b"))
+    assert len(DataConfig(parts[0].dataset, "train", LoaderConfig()).open()) == 1
+    with pytest.raises(
+        ValueError, match=r"data\.dataset = 'open_emoji': .* a data\.mixture \(of 2"
+    ):
+        DataConfig("open_emoji", "train", LoaderConfig(), mixture=parts)
+    with pytest.raises(ValueError, match=r"data\.dataset = ''"):
+        DataConfig("", "", LoaderConfig())

@@ -39,7 +39,8 @@ class MixturePart:
 
     dataset: str  # a name of the catalog
     split: str
-    # Its share of the pairs is weight / (sum of all weights), exact in every stretch of the stream.
+    # Its share of the pairs is weight / (sum of all weights) in every stretch of the stream, not
+    # only on the average. Grain takes weights in hundredths of the smallest, rounded down.
     weight: float = 1.0
 
     def __post_init__(self) -> None:

@@ -13,12 +13,12 @@ from jaxtyping import Int32, UInt8
 
 from rwkv_jax.data.colour import jitter_colour
 from rwkv_jax.data.config import LoaderConfig
-from rwkv_jax.data.decode import ImageError, decode_image
+from rwkv_jax.data.decode import ImageError
 from rwkv_jax.data.mixture import MixtureSource
-from rwkv_jax.data.preprocess import train_crop
 from rwkv_jax.data.records import Record, Source
 from rwkv_jax.data.skipped import Skipped
 from rwkv_jax.data.tokenizer import END_TOKEN, Tokenizer
+from rwkv_jax.data.train_crop import decode_train_crop
 
 # Reasons to skip a record, as they are counted.
 BROKEN_IMAGE = "broken image"
@@ -35,7 +35,7 @@ class Placed(NamedTuple):
     """Which record stands at which position of the stream."""
 
     position: int
-    index: int
+    record: int
 
 
 class Pair(NamedTuple):
@@ -85,7 +85,7 @@ class MakePair:
         skipped: list[Skipped] = []
         step = place.position // self._global_batch_size
         probabilities = self._config.text_probabilities_at(step)
-        index = place.index
+        index = place.record
         part = next(part for part in self._parts if index in part)
         for _ in range(_TRIES):
             found = self._make(index, probabilities, rng)
@@ -101,7 +101,7 @@ class MakePair:
         record = self._read(index)
         if isinstance(record, Skipped):
             return record
-        key = record["key"]
+        config, key = self._config, record["key"]
         # Sorted: a record read from a file may hold its kinds in another order.
         shares = probabilities or dict.fromkeys(sorted(record["texts"]), 1.0)
         kind, text = _draw_text(record["texts"], shares, rng)
@@ -111,13 +111,15 @@ class MakePair:
             kinds = ", ".join(shares) or "any kind"
             return Skipped(key, NO_TEXT, f"it has no text of {kinds}")
         try:
-            image = decode_image(record["image"])
+            image = decode_train_crop(
+                record["image"],
+                config.image_size,
+                rng,
+                area=config.crop_area,
+                ratio=config.crop_ratio,
+            )
         except ImageError as error:
             return Skipped(key, BROKEN_IMAGE, str(error))
-        config = self._config
-        image = train_crop(
-            image, config.image_size, rng, area=config.crop_area, ratio=config.crop_ratio
-        )
         if rng.random() < config.flip_probability:
             image = cv2.flip(image, 1)
         image = jitter_colour(image, config.colour, rng)

@@ -1,14 +1,13 @@
 """Pictures to a model's input size, and pixels to its input range.
 
 Cropping and resizing run on the host in uint8; `normalise` runs on the device, so that a quarter
-of the bytes cross over. Training resizes with OpenCV, which is fast; evaluation with PIL's bicubic
+of the bytes cross over. Training's crops are in `train_crop`; evaluation resizes with PIL's bicubic
 filter (antialiased), because the published numbers were made with it.
 """
 
 import math
 from collections.abc import Sequence
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,37 +28,6 @@ def normalise(images: UInt8[Array, "B H W 3"]) -> Float32[Array, "B H W 3"]:
     """uint8 pixels scaled to [0, 1], less CLIP's mean, over its standard deviation; float32."""
     pixels = jax.lax.convert_element_type(images, jnp.float32) / 255
     return (pixels - jnp.asarray(CLIP_MEAN, jnp.float32)) / jnp.asarray(CLIP_STD, jnp.float32)
-
-
-def train_crop(
-    image: UInt8[np.ndarray, "H W 3"],
-    size: int,
-    rng: np.random.Generator,
-    *,
-    area: tuple[float, float],
-    ratio: tuple[float, float],
-) -> UInt8[np.ndarray, "S S 3"]:
-    """A random part of the picture, stretched to `size` x `size`.
-
-    Args:
-        image: RGB, uint8.
-        size: side of the result, in pixels.
-        rng: draws the part's area, shape and place.
-        area: smallest and largest share of the picture's area.
-        ratio: smallest and largest width / height, drawn log-uniformly.
-
-    Returns:
-        RGB, uint8. Where ten draws do not fit into the picture (one that is long and thin), the
-        largest centred part whose shape lies within `ratio`.
-    """
-    height, width = image.shape[:2]
-    top, left, h, w = _draw_crop(height, width, rng, area, ratio)
-    crop = image[top : top + h, left : left + w]
-    # AREA is antialiased when shrinking; when enlarging it would give blocks.
-    shrinks = h >= size and w >= size
-    return cv2.resize(
-        crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
 
 
 def resize_center_crop(image: UInt8[np.ndarray, "H W 3"], size: int) -> UInt8[np.ndarray, "S S 3"]:
@@ -88,7 +56,7 @@ def images_to_batch(images: Sequence[Image.Image], size: int) -> UInt8[np.ndarra
     return batch
 
 
-def _draw_crop(
+def draw_crop(
     height: int,
     width: int,
     rng: np.random.Generator,

@@ -179,7 +179,7 @@ class RecordFilesSource:
             return Path(self._path) / entry["file"]
         # By content: a dataset that was made anew is another file.
         folder = self._cache / hashlib.sha256(self._path.encode()).hexdigest()[:16]
-        kept = folder / f"{entry['content_hash'][:16]}.arrayrecord"
+        kept = folder / f"{entry['content_hash']}.arrayrecord"
         if not kept.exists():
             import fsspec
 

@@ -29,22 +29,22 @@ class Share(NamedTuple):
 
     Attributes:
         batch_size: pairs of this process in a batch.
-        index: which process this is.
-        count: how many there are.
+        process: which process this is.
+        processes: how many there are.
     """
 
     batch_size: int
-    index: int = 0
-    count: int = 1
+    process: int = 0
+    processes: int = 1
 
     @property
     def global_batch_size(self) -> int:
-        return self.batch_size * self.count
+        return self.batch_size * self.processes
 
     def position(self, start: int, index: int) -> int:
         """The global position of this process's `index`-th pair, counted from position `start`."""
         batch, row = divmod(index, self.batch_size)
-        return start + batch * self.global_batch_size + self.index * self.batch_size + row
+        return start + batch * self.global_batch_size + self.process * self.batch_size + row
 
 
 def make_stream(

@@ -107,7 +107,7 @@ def test_a_broken_records_place_is_taken_by_a_whole_one(uninterrupted):
 
 
 def test_positions_worked_out_by_hand():
-    share = Share(batch_size=2, index=1, count=3)  # rows 2 and 3 of batches of 6
+    share = Share(batch_size=2, process=1, processes=3)  # rows 2 and 3 of batches of 6
     assert [share.position(100, i) for i in range(5)] == [102, 103, 108, 109, 114]
 
 

@@ -1,18 +1,17 @@
 """One picture: whole, of a sane size, in a plain mode, or rejected with the reason.
 
 Unusual: a file that is fine is kept byte for byte. Only what the loader would have to mend
-(palettes, CMYK, alpha, 16 bits, odd formats) or what is larger than `max_side` is encoded anew: JPEG
-again where it was lossy, PNG where it was not.
+(palettes, CMYK, alpha, 16 bits, odd formats) or what is larger than `max_side` is encoded anew:
+JPEG again where it was lossy, PNG where it was not.
 """
 
+import functools
 import hashlib
 import io
-import math
 import warnings
 from typing import NamedTuple
 
 import cv2
-import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -21,8 +20,11 @@ from rwkv_jax.data.decode import to_rgb
 
 # Others have decoders that run programs (EPS) or have no use for photographs.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO")
-_PLAIN = {"JPEG": ("RGB", "L"), "PNG": ("RGB", "L"), "WEBP": ("RGB",)}
+# A phone's MPO is a JPEG with something behind it.
+_PLAIN = {"JPEG": ("RGB", "L"), "MPO": ("RGB", "L"), "PNG": ("RGB", "L"), "WEBP": ("RGB",)}
 _LOSSY = ("JPEG", "WEBP", "AVIF", "MPO")
+# What a perceptual hash needs of a picture, which it makes 32 pixels wide.
+_HASHED_SIDE = 128
 # Re-encoding is seen by no model at this quality, at half the bytes of 100.
 _QUALITY = 95
 
@@ -65,9 +67,15 @@ def check_image(data: bytes, options: Options) -> Checked:
         raise Rejected("broken image", f"{type(error).__name__}: {error}") from None
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this PIL can read: it would fail on any other name."""
+    Image.init()
+    return tuple(form for form in FORMATS if form in Image.OPEN)
+
+
 def _check(data: bytes, options: Options) -> Checked:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
-    with image:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
         width, height = image.size
         if width * height > options.max_pixels:
             raise Rejected(
@@ -83,10 +91,13 @@ def _check(data: bytes, options: Options) -> Checked:
         shrink = bool(options.max_side) and max(width, height) > options.max_side
         if plain and not shrink and form == "JPEG":
             # Entropy decoding reads all of the file at any scale, the rest is quicker at 1/8.
-            image.draft("RGB", (math.ceil(width / 8), math.ceil(height / 8)))
+            least = _HASHED_SIDE if options.duplicates == "perceptual" else 1
+            image.draft("RGB", (max(width // 8, least), max(height // 8, least)))
         image.load()
         looks = 0
         if options.duplicates == "perceptual":
+            import imagehash  # of the extra `convert`
+
             small = Image.fromarray(to_rgb(image))
             looks = int(str(imagehash.phash(small)), 16)
         digest = hashlib.sha256(data).digest()[:16]

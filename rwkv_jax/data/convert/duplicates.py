@@ -56,8 +56,8 @@ def _candidates(
         band = (values >> np.uint64(low)) & mask
         order = np.argsort(band, kind="stable")
         ordered = band[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(order) else []
-        ends = np.r_[starts[1:], len(order)] if len(order) else []
+        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))[: len(order)]
+        ends = np.append(starts[1:], len(order))[: len(starts)]
         for start, end in zip(starts, ends, strict=True):
             members = order[start:end]
             rows = max(1, _BLOCK // max(1, len(members)))

@@ -3,13 +3,14 @@
 import concurrent.futures
 import dataclasses
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rwkv_jax.data.convert.options import Options, Unit
-from rwkv_jax.data.convert.supervise import Worker
+from rwkv_jax.data.convert.supervise import ConversionError, Worker
 from rwkv_jax.data.records import DatasetError
 
 Reports = Iterator[tuple[int, dict[str, Any]]]
@@ -55,9 +56,11 @@ def convert_on_ray(units: Sequence[Unit], options: Options, work: Path, *, addre
 
     Args:
         address: "local" starts Ray on this machine, "auto" finds a cluster; others as Ray's.
+            Paths may be relative where all machines know this process's folder by the same name.
 
     Raises:
         DatasetError: Ray is not installed.
+        ConversionError: a unit could not be written.
     """
     try:
         import ray
@@ -71,13 +74,20 @@ def convert_on_ray(units: Sequence[Unit], options: Options, work: Path, *, addre
         items = [{"unit": json.dumps(dataclasses.asdict(unit))} for unit in units]
         if not items:
             return
+        task: Any = _RayTask  # Ray's annotations know no callable classes
         # A block a unit, so that each is a task of its own.
         rows = ray.data.from_items(items, override_num_blocks=len(items))
         made = rows.map(
-            _RayTask, fn_constructor_args=(options.to_json(), str(work.resolve())), num_cpus=1
+            task,
+            fn_constructor_args=(options.to_json(), str(work), os.getcwd()),
+            num_cpus=1,
+            concurrency=(1, max(1, int(ray.cluster_resources().get("CPU", 1)))),
         )
         for row in made.iter_rows():
             yield int(row["index"]), json.loads(row["report"])
+    except ray.exceptions.RayError as error:
+        # Ray's own message is a traceback, which ends with ours.
+        raise ConversionError(str(error).strip().splitlines()[-1]) from error
     finally:
         if ours:
             ray.shutdown()
@@ -86,10 +96,10 @@ def convert_on_ray(units: Sequence[Unit], options: Options, work: Path, *, addre
 class _RayTask:
     """An actor of Ray's with a worker process of its own."""
 
-    def __init__(self, options: str, work: str):
+    def __init__(self, options: str, work: str, folder: str):
         self._options = Options.from_json(options)
         self._work = Path(work)
-        self._worker = Worker()
+        self._worker = Worker(folder=folder)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = Unit(**json.loads(row["unit"]))

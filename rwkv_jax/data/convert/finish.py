@@ -16,6 +16,7 @@ import numpy as np
 
 from rwkv_jax.data.convert.duplicates import same_file, same_looks
 from rwkv_jax.data.convert.options import Options
+from rwkv_jax.data.convert.readers import DAMAGED
 from rwkv_jax.data.convert.unit import EXAMPLES, HASHES, WRITTEN, hashes_file, shard_file
 from rwkv_jax.data.record_files import (
     SCHEMA_VERSION,
@@ -54,7 +55,12 @@ def finish(
         reasons = repeats[start : start + len(found)]
         start += len(found)
         counts.update(report["counts"])
-        notes.update(report["notes"])
+        for note, count in report["notes"].items():
+            archive = note.removeprefix(f"{DAMAGED}: ")
+            if archive == note:
+                notes[note] += count
+            else:
+                _show(examples, DAMAGED, [archive])
         for outcome, shown in report["examples"].items():
             _show(examples, outcome, shown)
         left_out = np.flatnonzero(reasons)

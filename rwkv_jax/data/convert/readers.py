@@ -54,7 +54,8 @@ def read_tar(unit: Unit, options: Options, notes: Counter[str]) -> Iterator[Raw]
                     name, current = base, Raw(clean_key(base), {})
                 assert current is not None
                 _add_member(current, suffix.lower(), archive, member, options)
-                archive.members = []  # tarfile keeps all
+                archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all
+        _check_end(Path(unit.path))
     # A damaged or hostile archive raises many kinds, RecursionError and OverflowError among them.
     except Exception as error:
         notes[DAMAGED] += 1
@@ -63,6 +64,15 @@ def read_tar(unit: Unit, options: Options, notes: Counter[str]) -> Iterator[Raw]
             current.problem = Rejected("broken sample", f"the archive ends within it: {error}")
     if current is not None:
         yield current
+
+
+def _check_end(path: Path) -> None:
+    """Raises ReadError for a tar that was cut off between two members: tarfile passes over it."""
+    with open(path, "rb") as file:
+        compressed = file.read(262)[257:] != b"ustar"  # a cut in those is an error by itself
+        file.seek(-min(tarfile.BLOCKSIZE, path.stat().st_size), 2)
+        if not compressed and file.read().strip(b"\0"):
+            raise tarfile.ReadError("no end mark")
 
 
 def _add_member(
@@ -132,7 +142,7 @@ def read_rows(unit: Unit, options: Options, notes: Counter[str]) -> Iterator[Raw
     with open(unit.path, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             found = json_object(line)
-            row = found if isinstance(found, dict) else {"problem": found}
+            row: dict[str, Any] = found if isinstance(found, dict) else {"problem": found}
             key = f"{Path(unit.origin).stem}-{row.get('line', 0)}"
             if "problem" in row:
                 yield Raw(clean_key(key), {}, problem=Rejected("broken row", str(row["problem"])))

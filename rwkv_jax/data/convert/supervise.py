@@ -40,12 +40,17 @@ class Worker:
     Args:
         time_limit: seconds that one sample may take.
         module: what to run; tests run one that crashes.
+        folder: what relative paths are relative to; None is this process's.
     """
 
     def __init__(
-        self, time_limit: float = TIME_LIMIT, module: str = "rwkv_jax.data.convert.worker"
+        self,
+        time_limit: float = TIME_LIMIT,
+        module: str = "rwkv_jax.data.convert.worker",
+        folder: str | None = None,
     ):
         self._time_limit = time_limit
+        self._folder = folder
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close
@@ -65,6 +70,9 @@ class Worker:
         """
         poison: set[int] = set()
         stop: int | None = None
+        # Decoders warn of what they meet; the last unit's words are enough.
+        self._errors.seek(0)
+        self._errors.truncate()
         while True:
             task = {
                 "unit": dataclasses.asdict(unit),
@@ -128,6 +136,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
+                cwd=self._folder,
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
         return self._process
