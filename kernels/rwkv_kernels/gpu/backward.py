@@ -15,7 +15,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from rwkv_kernels.gpu import masks, tile
@@ -71,8 +70,6 @@ def backward(
             "Y": wg.operand(width),
             "said": wg.operand(width, rows=N) if any_state else None,
             "asked": wg.operand(width, rows=N) if any_state else None,
-            "A_T": wg.operand(TILE),
-            "nought": plgpu.SMEM((1,), jnp.int32),
         }
 
     shared = {
@@ -80,6 +77,8 @@ def backward(
         "gradients": wg.operand(N),
         "dA": wg.operand(TILE),
         "dA_T": wg.operand(TILE),
+        "bits": wg.operand(TILE),
+        "between": wg.masks(plan.levels + 1),
         "rooms": [wg.tokens(width, jnp.float32) for width in wg.widths],
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, **borders._asdict()}
@@ -97,18 +96,18 @@ def backward(
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g,
     said_left, asked_left, said_right, asked_right,
-    dr, dk, dv, dw, du, r_, k_, v_, g_, log_d, X, Y, said, asked, A_T, nought,
-    values, gradients, dA, dA_T, rooms,
+    dr, dk, dv, dw, du, r_, k_, v_, g_, log_d, X, Y, said, asked,
+    values, gradients, dA, dA_T, bits, between, rooms,
 ) -> None:  # fmt: skip
     parts, i = wg.plan.parts, lax.axis_index("part")
-    log_d, X, Y, A_T, values, gradients, dA, dA_T = (
-        Operand(tuple(x)) for x in (log_d, X, Y, A_T, values, gradients, dA, dA_T)
+    log_d, X, Y, values, gradients, dA, dA_T, bits = (
+        Operand(tuple(x)) for x in (log_d, X, Y, values, gradients, dA, dA_T, bits)
     )
+    said, asked = (None if x is None else Operand(tuple(x)) for x in (said, asked))
     # What is summed over tokens is held in 16 bits, in the room of X and Y.
     working = Operand((X.parts + Y.parts)[:2])
-    room = rooms[block.index]  # for w, then for what other warpgroups have for dv, then for dw
+    room = rooms[block.index]  # for w, then for d log d, then for what others have for dv, for dw
 
-    nought[0] = jnp.int32(0)
     sources = ((r, r_), (k, k_), (w, room), (v, v_), (g, g_))
     block.fill([(block.tokens(x, i), to) for x, to in sources if to is not None])
     log_d.store(tile.log_decay(wg, room, block.tokens_in(i)))
@@ -117,18 +116,31 @@ def _kernel(
             staged = room
             block.fill([(block.tokens(array, i), room)])
         operand.columns(block.first, block.width).store(wg.load(staged))
+    # Which decays lie between a token and its block's midpoint at each level; the last, which are
+    # to the left of it.
+    for bit in range(block.index, wg.plan.levels + 1, len(wg.widths)):
+        edge = bit == wg.plan.levels
+        here = between.at[bit]
+        here[...] = (
+            masks.decays_to_edge(wg, left=True)
+            if edge
+            else masks.decays_to_midpoint(wg, jnp.int32(1 << bit))
+        )
     block.meet()
+    # Of what is not read there is no gradient.
     if block.index == 0:
-        dA.store(wg.product(gradients, values.T))
+        dA.store(jnp.where(masks.read(wg), wg.product(gradients, values.T), 0.0))
+        bits.store((masks.bits(wg),))
     if block.index == len(wg.widths) - 1:
-        dA_T.store(wg.product(values, gradients.T))
+        every = wg.product(values, gradients.T)
+        dA_T.store(jnp.where(masks.read(wg, transposed=True), every, 0.0))
     block.meet()
 
     # Each token with itself: y_t = (r_t . u . k_t) v_t.
     bonus = wg.load_row(u.at[block.head, block.own])
     X.store(wg.load(r_))
     Y.store(wg.load(k_))
-    A_T.store(tile.own_scores(wg, wg.load(k_), bonus, X))
+    A_T = tile.own_scores(wg, wg.load(k_), bonus, X)
     own = tile.where(masks.same(wg), wg.load_parts(dA), 0.0)
     own_k = wg.product(own, Y)
     sum_r = own_k * bonus
@@ -136,14 +148,15 @@ def _kernel(
     working.store(own_k * wg.load(r_))
     room[...] = wg.product((masks.rows_from(wg),), working)
     block.write_row(i, room, du)
+    room[...] = wg.zeros(block.width)
 
-    def add(sums, to_r, to_k, c: Array, mask: Array):
+    def add(sums, to_r, to_k, c: Array, mask: Operand):
         """Adds to dr, dk and d log d what comes through r c and k c, c a product of decays.
 
         to_r, to_k: the pairs whose products are the gradients of r c and k c, or None. mask: which
-        log decays (row) are in the log of which token's c (column).
+        decays (column) are in which token's c (row).
         """
-        sum_r, sum_k, sum_w = sums
+        sum_r, sum_k = sums
         of_log = []
         if to_r is not None:
             part = wg.product(*to_r) * c
@@ -154,54 +167,48 @@ def _kernel(
             sum_k += part
             of_log.append(part * wg.load(k_))
         working.store(functools.reduce(jnp.add, of_log))
-        return sum_r, sum_k, sum_w + wg.product((mask,), working)
+        room[...] = wg.load(room) + wg.product(mask.T, working)
+        return sum_r, sum_k
 
-    def level(bit, sums):
-        m = 1 << bit
-        now = wg.forgetful(nought)
-        c = tile.to_midpoint(now, log_d, m)
+    def level(bit, carry):
+        A_T, sums = carry
+        mask = Operand((between.at[bit],))
+        c = tile.product_of_decays(wg, mask, log_d)
         X.store(wg.load(r_) * c)
         keys = Y.store(wg.load(k_) * c)
         met = split(wg.product(keys, X.T), parts)
-        A_T.store(tile.where(masks.meet(now, m, transposed=True), met, wg.load_parts(A_T)))
-        to_r = tile.where(masks.meet(now, m), wg.load_parts(dA), 0.0), Y
-        to_k = tile.where(masks.meet(now, m, transposed=True), wg.load_parts(dA_T), 0.0), X
-        mask = masks.decays_to_midpoint(now, m, transposed=True)
-        return add(sums, to_r, to_k, c, mask)
+        (here,) = wg.load_parts(bits)
+        meet = masks.equal(here, bit)
+        A_T = tuple(x + meet * y for x, y in zip(A_T, met, strict=True))
+        to_r = tuple(meet * x for x in wg.load_parts(dA)), Y
+        to_k = tuple(meet * x for x in wg.load_parts(dA_T)), X
+        return A_T, add(sums, to_r, to_k, c, mask)
 
-    sums = sum_r, sum_k, wg.zeros(block.width)
-    sums = lax.fori_loop(0, wg.plan.levels, level, sums)
-    out = tile.add_products(
-        wg, None, [(wg.load_parts(A_T), gradients.columns(*channels)) for channels in block.slices]
-    )
+    A_T, sums = lax.fori_loop(0, wg.plan.levels, level, (A_T, (sum_r, sum_k)))
+    A_T = tile.where(masks.read(wg, transposed=True), A_T, 0.0)
 
-    def from_border(left: bool, border, said_there, asked_there, sums, out):
-        """Adds what a state says to the tile, and what is asked of the tile."""
-        now = wg.forgetful(nought)
-        c = tile.to_edge(now, log_d, left=left)
+    def beyond(left: bool) -> Operand:
+        return Operand((between.at[wg.plan.levels],), transposed=not left)
+
+    sides = [  # left or right, the border, what is said there and what is asked there
+        (left, border, said_there, asked_there)
+        for left, border, said_there, asked_there in (
+            (True, i, said_left, asked_left),
+            (False, i + 1, said_right, asked_right),
+        )
+        if said_there is not None or asked_there is not None
+    ]
+    for left, border, said_there, asked_there in sides:
         copies, to_r, to_k = [], None, None
         if said_there is not None:
-            here = Operand(tuple(said))
-            copies += block.state_copies(said_there, border, here)
-            to_r = gradients, here
+            copies += block.state_copies(said_there, border, said)
+            to_r = gradients, said
         if asked_there is not None:
-            here = Operand(tuple(asked))
-            copies += block.state_copies(asked_there, border, here)
-            to_k = values, here
+            copies += block.state_copies(asked_there, border, asked)
+            to_k = values, asked
         block.fill(copies)
-        if asked_there is not None:
-            decayed = split(wg.load(k_) * c, parts)
-            out = tile.add_products(
-                wg, out, [(decayed, here.rows(*channels).T) for channels in block.slices]
-            )
-        mask = masks.decays_to_edge(wg.forgetful(nought), left=left, transposed=True)
-        return add(sums, to_r, to_k, c, mask), out
-
-    if said_left is not None:
-        sums, out = from_border(True, i, said_left, asked_left, sums, out)
-    if asked_right is not None:
-        sums, out = from_border(False, i + 1, said_right, asked_right, sums, out)
-    sum_r, sum_k, sum_w = sums
+        c = tile.product_of_decays(wg, beyond(left), log_d)
+        sums = add(sums, to_r, to_k, c, beyond(left))
 
     passing = [
         [block.state(x, border, part) for x, border in pair for part in range(parts)]
@@ -213,15 +220,30 @@ def _kernel(
     ]
     if passing:
         pairs = [(Operand(tuple(p[:parts])), Operand(tuple(p[parts:]))) for p in passing]
-        sum_w += _of_total(wg, pairs, working) * jnp.exp(tile.log_across(wg, log_d))
+        through = _of_total(wg, pairs, working) * jnp.exp(tile.log_across(wg, log_d))
+        room[...] = wg.load(room) + through
 
+    # Put away before dv is summed up, which takes the registers: dk in the room of v.
+    sum_r, sum_k = sums
     r_[...] = sum_r.astype(r_.dtype)
-    k_[...] = sum_k.astype(k_.dtype)
-    staged = room if v_ is None else v_
-    staged[...] = block.exchange(wg, out, rooms).astype(staged.dtype)
-    block.write(i, (r_, dr), (k_, dk), (staged, dv))
+    v_[...] = sum_k.astype(v_.dtype)
+    out = tile.add_products(
+        wg, None, [(A_T, gradients.columns(*channels)) for channels in block.slices]
+    )
+    for left, border, _, asked_there in sides:
+        if asked_there is None:
+            continue
+        block.fill(block.state_copies(asked_there, border, asked))
+        c = tile.product_of_decays(wg, beyond(left), log_d)
+        decayed = split(wg.load(k_) * c, parts)
+        out = tile.add_products(
+            wg, out, [(decayed, asked.rows(*channels).T) for channels in block.slices]
+        )
+    sum_w = wg.load(room)
+    block.meet()
+    k_[...] = block.exchange(wg, out, rooms).astype(k_.dtype)
     room[...] = sum_w * wg.load_sum(log_d)  # d log d / d logit = log d
-    block.write(i, (room, dw))
+    block.write(i, (r_, dr), (v_, dk), (k_, dv), (room, dw))
 
 
 def _of_total(wg: Warpgroup, passing: list[tuple[Operand, Operand]], working: Operand) -> Array:

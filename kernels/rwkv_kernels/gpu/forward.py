@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from rwkv_kernels.gpu import tile
+from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, split
@@ -80,7 +80,8 @@ def _kernel(
             continue
         here = Operand(tuple(state))
         block.fill(block.state_copies(array, i + at_right, here))
-        decayed = wg.load(r_) * tile.to_edge(wg, log_d, left=not at_right)
+        mask = masks.decays_to_edge(wg, left=not at_right)
+        decayed = wg.load(r_) * tile.product_of_decays(wg, (mask,), log_d)
         decayed = split(decayed, wg.plan.parts)
         out = tile.add_products(wg, out, [(decayed, here.rows(*s).T) for s in block.slices])
     v_[...] = block.exchange(wg, out, rooms).astype(v_.dtype)

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
-from rwkv_kernels.gpu import tile
+from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup, split
@@ -158,8 +158,8 @@ def _kernel(
         block.wait(3, 3 * stage)
         log_d.store(tile.log_decay(wg, w_.at[stage], block.tokens_in(i)))
         left.store(wg.load(values_.at[stage]))
-        decayed = wg.load(keys_.at[stage]) * tile.to_edge(wg, log_d, left=leftwards)
-        right.store(decayed)
+        to_edge = (masks.decays_to_edge(wg, left=leftwards),)
+        right.store(wg.load(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d))
         log_total = tile.log_across(wg, log_d)
         total = jnp.exp(log_total)
         # All blocks before any is kept: they overlap.

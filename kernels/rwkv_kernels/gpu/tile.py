@@ -41,14 +41,15 @@ def log_decay(wg: Warpgroup, w, tokens: Array) -> Float[Array, "64 n"]:
     return jnp.where(rows < tokens, reference.log_decay(wg.load(w)), 0.0)
 
 
-def to_midpoint(wg: Warpgroup, log_d: Operand, m: Array) -> Float[Array, "64 n"]:
-    """c_m: the product of the decays strictly between each token and its block's midpoint."""
-    return jnp.exp(wg.product((masks.decays_to_midpoint(wg, m),), log_d))
+def product_of_decays(
+    wg: Warpgroup, mask: Parts | Operand, log_d: Operand
+) -> Float[Array, "64 n"]:
+    """For each token (row of a mask of zeros and ones) that of the tokens (columns) marked.
 
-
-def to_edge(wg: Warpgroup, log_d: Operand, *, left: bool) -> Float[Array, "64 n"]:
-    """The product of the decays of all tokens of the tile that lie beyond each one, on one side."""
-    return jnp.exp(wg.product((masks.decays_to_edge(wg, left=left),), log_d))
+    With `masks.decays_to_midpoint` c_m: of what lies strictly between each token and its block's
+    midpoint. With `masks.decays_to_edge`: of all that lies beyond each one on one side.
+    """
+    return jnp.exp(wg.product(mask, log_d))
 
 
 def log_across(wg: Warpgroup, log_d: Operand) -> Float[Array, "64 n"]:
@@ -68,7 +69,7 @@ def scores(
 
     def level(bit, A):
         m = 1 << bit
-        c = to_midpoint(wg, log_d, m)
+        c = product_of_decays(wg, (masks.decays_to_midpoint(wg, m),), log_d)
         keys.store(wg.load(k) * c)
         met = wg.product(split(wg.load(r) * c, wg.plan.parts), keys.T)
         return where(masks.meet(wg, m), split(met, wg.plan.parts), A)

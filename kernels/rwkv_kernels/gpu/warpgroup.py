@@ -75,21 +75,11 @@ class Warpgroup:
       plan: the static shape.
       widths: how many of a head's channels each of a block's warpgroups takes.
       interpret: None on a GPU, else the interpreter's parameters.
-      nought: a 0 that the compiler does not know, which positions are counted from; or None.
     """
 
     plan: Plan
     widths: tuple[int, ...]
     interpret: Any = None
-    nought: Any = None
-
-    def forgetful(self, nought) -> "Warpgroup":
-        """The same, for use inside of a loop, whose masks are made anew in each step.
-
-        Else the compiler makes all that masks of different steps have in common before the loop,
-        keeps it in registers, and spills them. nought: shared memory that holds a 0.
-        """
-        return dataclasses.replace(self, nought=nought[0])
 
     def load(self, ref) -> Float[Array, "64 n"]:
         """A tile from memory into registers, as float32."""
@@ -126,8 +116,7 @@ class Warpgroup:
 
     def position(self) -> tuple[Array, Array]:
         """Row and column of each score, int32 [64, 64]."""
-        row, column = self.index(TILE, 0), self.index(TILE, 1)
-        return (row, column) if self.nought is None else (row + self.nought, column + self.nought)
+        return self.index(TILE, 0), self.index(TILE, 1)
 
     def index(self, columns: int, axis: int) -> Array:
         """Which row (axis 0) or column each element of a tile is in, int32 [64, columns]."""
@@ -171,14 +160,20 @@ class Warpgroup:
 
     def operand(self, columns: int, *, rows: int = TILE, parts: int | None = None) -> list:
         """Shared memory for the parts of an operand: bfloat16 [rows, columns], swizzled."""
+        return [
+            self._swizzled((rows, columns))
+            for _ in range(self.plan.parts if parts is None else parts)
+        ]
+
+    def masks(self, count: int) -> Any:
+        """Shared memory for masks that products read: bfloat16 [count, 64, 64]."""
+        return self._swizzled((count, TILE, TILE))
+
+    def _swizzled(self, shape: tuple[int, ...]):
         # The widest permutation of bytes that divides every row: products read no bank twice.
         swizzle = max(math.gcd(128, *(2 * width for width in self.widths)), 32)
         transforms = (plgpu.TilingTransform((8, swizzle // 2)), plgpu.SwizzleTransform(swizzle))
-        shape = (rows, columns)
-        return [
-            plgpu.SMEM(shape, BFLOAT16, transforms=transforms)
-            for _ in range(self.plan.parts if parts is None else parts)
-        ]
+        return plgpu.SMEM(shape, BFLOAT16, transforms=transforms)
 
     def tokens(self, columns: int, dtype) -> Any:
         """Shared memory for a tile of tokens as it comes from main memory: rows in turn.
