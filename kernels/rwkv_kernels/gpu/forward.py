@@ -3,13 +3,14 @@
 import functools
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from rwkv_kernels.gpu import tile
+from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import Plan
-from rwkv_kernels.gpu.tile import Split
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Transposed, Warpgroup
+from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, split
 
 
 def forward(
@@ -24,45 +25,64 @@ def forward(
     *,
     interpret=None,
 ) -> Float[Array, "B T C"]:
-    """y; r, k, v bfloat16, w and u float32.
+    """y; r, k, v of one dtype, w and u float32.
 
-    from_left, from_right: states [B, H, tiles + 1, N, N] of what comes from there; None is nothing.
+    from_left, from_right: states [B, H, (tiles + 1) * parts, N, N] of what comes from there; None
+    is nothing.
     """
-    wg = Warpgroup(plan, interpret)
-    scratch = {
-        "tokens": [wg.tokens(x.dtype) for x in (r, k, v, w)],
-        "log_d": [wg.operand, wg.operand],
-        "operands": [wg.operand, wg.operand],
-        "state": wg.state if plan.stateful else None,
-    }
+    N = plan.head_size
+    wg = Warpgroup(plan, plan.widths("forward"), interpret)
 
+    def own(width: int):
+        return {
+            "r_": wg.tokens(width, r.dtype),
+            "k_": wg.tokens(width, k.dtype),
+            # float32 values come when w has gone.
+            "v_": wg.tokens(width, v.dtype) if plan.parts == 1 else None,
+            "log_d": wg.operand(width, parts=2),
+            "keys": wg.operand(width),
+            "state": wg.operand(width, rows=N) if plan.stateful else None,
+        }
+
+    shared = {
+        "values": wg.operand(N),
+        "rooms": [wg.tokens(width, jnp.float32) for width in wg.widths],
+    }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "left": from_left, "right": from_right}
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs,
-        {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
+        {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, own, shared,
         grid=(r.shape[0], u.shape[0], plan.tiles), copies=4, name="wkv6_forward",
     )["y"]  # fmt: skip
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, left, right,
-    y, tokens, log_d, operands, state,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, left, right, y,
+    r_, k_, v_, log_d, keys, state, values, rooms,
 ) -> None:  # fmt: skip
-    r_, k_, v_, w_ = tokens
-    values, keys = operands
-    log_d = Split(*log_d)
-    i = block.tile
+    log_d, keys, values = (Operand(tuple(x)) for x in (log_d, keys, values))
+    room = rooms[block.index]  # for w, then for what other warpgroups have for this one's channels
+    i = lax.axis_index("part")
 
-    block.fill(i, [(r, r_), (k, k_), (v, v_), (w, w_)])
-    log_d.store(tile.log_decay(wg, w_, block.tokens_in(i)))
-    tile.put(values, wg.load(v_))
-    bonus = wg.load_row(u.at[block.head])
-    out = wg.product((tile.scores(wg, r_, k_, bonus, log_d, keys), values))
+    come = [(block.tokens(x, i), to) for x, to in ((r, r_), (k, k_), (w, room), (v, v_)) if to is not None]
+    block.fill(come)
+    log_d.store(tile.log_decay(wg, room, block.tokens_in(i)))
+    if v_ is None:
+        v_ = room
+        block.fill([(block.tokens(v, i), v_)])
+    values.columns(block.first, block.width).store(wg.load(v_))
+    bonus = wg.load_row(u.at[block.head, block.own])
+    A = tile.scores(wg, r_, k_, bonus, log_d, keys)
+    block.meet()
+    out = tile.add_products(wg, None, [(A, values.columns(*s)) for s in block.slices])
     for at_right, array in enumerate((left, right)):
         if array is None:
             continue
-        block.fill(i, states=[(array, i + at_right, state)])
-        decayed = wg.load(r_) * tile.to_edge(wg, log_d, left=not at_right)
-        out += wg.product((decayed.astype(BFLOAT16), Transposed(state)))
-    v_[...] = out.astype(v_.dtype)
+        here = Operand(tuple(state))
+        block.fill(block.state_copies(array, i + at_right, here))
+        mask = masks.decays_to_edge(wg, left=not at_right)
+        decayed = wg.load(r_) * tile.product_of_decays(wg, (mask,), log_d)
+        decayed = split(decayed, wg.plan.parts)
+        out = tile.add_products(wg, out, [(decayed, here.rows(*s).T) for s in block.slices])
+    v_[...] = block.exchange(wg, out, rooms).astype(v_.dtype)
     block.write(i, (v_, y))

@@ -37,6 +37,37 @@ def meet(wg: Warpgroup, m: Array, *, transposed: bool = False) -> Array:
     return at_level & (row < column if transposed else row > column)
 
 
+def bits(wg: Warpgroup) -> Array:
+    """The bit of the level at which two tokens meet, in bfloat16; -1 for a token with itself.
+
+    In both directions, even where only one is read.
+    """
+    row, column = wg.position()
+    differ = row ^ column
+    bit = jnp.where(differ > 0, 0.0, -1.0)
+    for larger in range(1, wg.plan.levels):
+        bit = jnp.where(differ >= 1 << larger, float(larger), bit)
+    return bit.astype(BFLOAT16)
+
+
+def equal(bits: Array, bit: Array) -> Array:
+    """1 where an array of whole numbers is that number: arithmetic on pairs of bfloat16.
+
+    A choice by a condition would take each of a pair's numbers into a register of its own.
+    """
+    one = jnp.ones((), BFLOAT16)
+    off = bits - bit.astype(jnp.float32).astype(BFLOAT16)
+    return jnp.maximum(one - off * off, jnp.zeros((), BFLOAT16))
+
+
+def read(wg: Warpgroup, *, transposed: bool = False) -> Array:
+    """Whether the row's token reads the column's at all, or is it; `transposed`: is read by it."""
+    row, column = wg.position()
+    if not wg.plan.causal:
+        return row >= 0
+    return row <= column if transposed else row >= column
+
+
 def decays_to_midpoint(wg: Warpgroup, m: Array, *, transposed: bool = False) -> Array:
     """1 where the column's decay lies strictly between the row's token and its block's midpoint.
 

@@ -2,8 +2,11 @@
 
 import dataclasses
 
+from rwkv_kernels.gpu.tiling import Tiling
+
 TILE = 64  # wgmma multiplies 64 rows
 SHARED_MEMORY = 227 * 1024  # bytes a block may take on a Hopper GPU
+KERNELS = ("states", "forward", "backward")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +17,16 @@ class Plan:
       tokens: T, at least 1.
       head_size: N; see `unservable` for which.
       causal: one direction, with the state handed in and out, or both, from nothing.
+      parts: in how many bfloat16 parts an operand of a product is held: 1 for bfloat16 inputs, 2
+        (high and low, 16 bits together) for float32 ones.
+      tiling: what may be chosen.
     """
 
     tokens: int
     head_size: int
     causal: bool
+    parts: int = 1
+    tiling: Tiling = Tiling()
 
     @property
     def tiles(self) -> int:
@@ -47,25 +55,43 @@ class Plan:
         """
         return (0,) if self.head_size == TILE else (0, self.head_size - TILE)
 
-    @property
-    def swizzle(self) -> int:
-        """Bytes over which rows are permuted in shared memory, so that products read no bank twice.
+    def widths(self, kernel: str) -> tuple[int, ...]:
+        """Of each warpgroup of a block: how many of a head's channels (of the key) it takes.
 
-        The widest that divides a row: 128 for N = 64, 32 for N = 80.
+        In sixteens, which a bfloat16 product contracts at a time. A block of "states" is one
+        warpgroup; several blocks take a head.
         """
-        return next(width for width in (128, 64, 32) if 2 * self.head_size % width == 0)
+        if kernel == "states":
+            return (self.head_size // self.tiling.sweep_blocks,)
+        warpgroups = getattr(self.tiling, f"{kernel}_warpgroups")
+        sixteens = self.head_size // 16
+        return tuple(
+            16 * (sixteens // warpgroups + (i < sixteens % warpgroups)) for i in range(warpgroups)
+        )
 
     def shared_memory(self, kernel: str) -> int:
-        """Bytes of shared memory that "states", "forward" or "backward" takes."""
-        tile, state = 2 * TILE * self.head_size, 2 * self.head_size**2  # in bfloat16
-        both = 1 if self.causal else 2
-        # Tokens as they come, w in float32; log d in two parts; operands; sums in float32.
-        tiles, states = {
-            "states": (1 + 2 + 2 + 2, 2 + 1),  # the state in float32, and rounded
-            "forward": (3 + 2 + 2 + 2, self.stateful),
-            "backward": (3 + 2 + 4 + 3 * 2, 2 * both * self.stateful),
+        """Bytes of shared memory that a block of a kernel takes."""
+        N, parts, widths = self.head_size, self.parts, self.widths(kernel)
+        given = 2 * parts  # bytes of a number of r, k, v as they come
+        column = {
+            # A channel's bytes: keys, w, log d, the keys as an operand; the state both ways.
+            "states": self.tiling.sweep_stages * TILE * (given + 4)
+            + TILE * (4 + 2 * parts)
+            + N * (4 + 2 * parts),
+            # r, k, v, w, log d, the keys as an operand; a state.
+            "forward": TILE * (2 * given + 2 * (parts == 1) + 4 + 4 + 2 * parts)
+            + N * 2 * parts * self.stateful,
+            # r, k, v, g, w, log d, r and k as operands; two states.
+            "backward": TILE * (2 * given + 4 * (parts == 1) + 4 + 4 + 4 * parts)
+            + N * 4 * parts * self.stateful,
         }[kernel]
-        return tiles * tile + states * state
+        # Values (and the gradient of y) as operands, and in "states" as they come.
+        whole = {
+            "states": TILE * N * (2 * parts + given * self.tiling.sweep_stages),
+            "forward": TILE * N * 2 * parts,
+            "backward": TILE * N * 4 * parts,
+        }[kernel]
+        return sum(widths) * column + whole
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""
@@ -73,10 +99,11 @@ class Plan:
         if N % 16 or not TILE <= N <= 2 * TILE:
             # A bfloat16 product contracts 16 at a time, and gives 64 rows of a state at least.
             return (f"N = {N}, but it takes multiples of 16 from {TILE} to {2 * TILE}",)
-        needed = self.shared_memory("backward")  # the most of the three
+        misfits = self.tiling.misfits(N, self.tiles)
+        needed = max(self.shared_memory(kernel) for kernel in KERNELS) if not misfits else 0
         if needed > SHARED_MEMORY:
-            return (
+            misfits += (
                 f"N = {N} with T = {self.tokens} needs {needed:,} bytes of shared memory, of "
                 f"{SHARED_MEMORY:,}",
             )
-        return ()
+        return misfits

@@ -2,10 +2,15 @@
 
 The one point where versions of Pallas' Mosaic GPU differ, and where the interpreter, which has no
 register layouts and no products of registers, is given the same arithmetic in plain JAX.
+
+Products multiply bfloat16. What has to be multiplied with more than its 8 bits is held in two
+parts, high and low, whose sum has 16; a product of two such pairs is three products, without that
+of both low parts. A 0/1 mask is one part, and loses nothing.
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -20,6 +25,47 @@ from rwkv_kernels.gpu.plan import TILE, Plan
 _WHOLE = ()  # an index: JAX 0.10 wants one, 0.11 lets it be left out
 BFLOAT16 = jnp.bfloat16
 
+Parts = tuple[Array, ...]  # an operand in registers
+
+
+def split(x: Float[Array, "64 n"], parts: int) -> Parts:
+    """x in bfloat16: rounded, or as high and low part."""
+    high = x.astype(BFLOAT16)
+    if parts == 1:
+        return (high,)
+    return high, (x - high.astype(jnp.float32)).astype(BFLOAT16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operand:
+    """A tile in shared memory that products read, in one bfloat16 part or two.
+
+    Attributes:
+      parts: references [rows, columns], all alike.
+      transposed: whether products take it with rows and columns changed.
+    """
+
+    parts: tuple[Any, ...]
+    transposed: bool = False
+
+    @property
+    def T(self) -> "Operand":
+        return Operand(self.parts, not self.transposed)
+
+    def rows(self, first: int, count: int) -> "Operand":
+        return Operand(tuple(part.at[pl.ds(first, count)] for part in self.parts))
+
+    def columns(self, first: int, count: int) -> "Operand":
+        return Operand(tuple(part.at[:, pl.ds(first, count)] for part in self.parts))
+
+    def store(self, x: Float[Array, "rows columns"] | Parts) -> Parts:
+        """Rounds a tile, if it is not yet, and gives it as registers hold it."""
+        values = x if isinstance(x, tuple) else split(x, len(self.parts))
+        for part, value in zip(self.parts, values, strict=True):
+            part[...] = value
+        plgpu.commit_smem()
+        return values
+
 
 @dataclasses.dataclass(frozen=True)
 class Warpgroup:
@@ -27,18 +73,30 @@ class Warpgroup:
 
     Attributes:
       plan: the static shape.
+      widths: how many of a head's channels each of a block's warpgroups takes.
       interpret: None on a GPU, else the interpreter's parameters.
     """
 
     plan: Plan
+    widths: tuple[int, ...]
     interpret: Any = None
 
     def load(self, ref) -> Float[Array, "64 n"]:
-        """A tile from shared memory into registers, as float32."""
+        """A tile from memory into registers, as float32."""
+        return self._load(ref).astype(jnp.float32)
+
+    def load_parts(self, operand: Operand) -> Parts:
+        """An operand from shared memory into registers."""
+        return tuple(self._load(part) for part in operand.parts)
+
+    def _load(self, ref) -> Array:
         if self.interpret is not None:
-            return ref[...].astype(jnp.float32)
-        x = plgpu.load(ref, _WHOLE, layout=plgpu.Layout.WGMMA, optimized=False)
-        return x.astype(jnp.float32)
+            return ref[...]
+        return plgpu.load(ref, _WHOLE, layout=plgpu.Layout.WGMMA, optimized=False)
+
+    def load_sum(self, operand: Operand) -> Float[Array, "64 n"]:
+        """All parts of an operand."""
+        return functools.reduce(jnp.add, (self.load(part) for part in operand.parts))
 
     def load_row(self, ref) -> Float[Array, "64 n"]:
         """A row [n] from main memory, the same in all 64 rows; float32."""
@@ -49,81 +107,81 @@ class Warpgroup:
         x = plgpu.load(ref, _WHOLE, layout=layout, optimized=False).astype(jnp.float32)
         return lax.broadcast_in_dim(x, rows, (1,))
 
+    def zeros(self, columns: int) -> Float[Array, "64 columns"]:
+        """A tile to begin a sum with; a plain constant has another layout than what is added."""
+        zeros = jnp.zeros((TILE, columns), jnp.float32)
+        if self.interpret is not None:
+            return zeros
+        return plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)
+
     def position(self) -> tuple[Array, Array]:
         """Row and column of each score, int32 [64, 64]."""
-        return self._index(TILE, 0), self._index(TILE, 1)
+        return self.index(TILE, 0), self.index(TILE, 1)
 
-    def rows(self) -> Array:
-        """Which row each element of a tile is in, int32 [64, N]."""
-        return self._index(self.plan.head_size, 0)
-
-    def _index(self, columns: int, axis: int) -> Array:
+    def index(self, columns: int, axis: int) -> Array:
+        """Which row (axis 0) or column each element of a tile is in, int32 [64, columns]."""
         shape = (TILE, columns)
         if self.interpret is not None:
             return lax.broadcasted_iota(jnp.int32, shape, axis)
         return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
-    def product(self, *pairs: tuple[Any, Any]) -> Float[Array, "m n"]:
-        """The sum of lhs @ rhs over pairs, bfloat16 operands, float32 sums.
+    def product(self, lhs: Parts | Operand, rhs: Operand) -> Float[Array, "64 n"]:
+        """lhs @ rhs, of float32 sums.
 
-        lhs: registers [64, k], or shared memory [m, k]; rhs: shared memory [k, n].
+        lhs: registers [64, k], or shared memory [64, k]; rhs: shared memory [k, n].
         """
+        pairs = [
+            (a, b)
+            for i, a in enumerate(lhs.parts if isinstance(lhs, Operand) else lhs)
+            for j, b in enumerate(rhs.parts)
+            if i + j < 2  # low x low is less than what the sums round off
+        ]
+        turn_lhs = isinstance(lhs, Operand) and lhs.transposed
         if self.interpret is not None:
             products = [
-                jnp.dot(_value(lhs), _value(rhs), preferred_element_type=jnp.float32)
-                for lhs, rhs in pairs
+                jnp.dot(
+                    _turned(a[...], turn_lhs),
+                    _turned(b[...], rhs.transposed),
+                    preferred_element_type=jnp.float32,
+                )
+                for a, b in pairs
             ]
             return functools.reduce(jnp.add, products)
 
+        pairs = [(_turned(a, turn_lhs), _turned(b, rhs.transposed)) for a, b in pairs]
+
         def accumulate(total):
-            for lhs, rhs in pairs:
-                plgpu.wgmma(total, _reference(lhs), _reference(rhs))
+            for a, b in pairs:
+                plgpu.wgmma(total, a, b)
             return total[...]
 
         shape = (pairs[0][0].shape[0], pairs[0][1].shape[1])
         return pl.run_scoped(accumulate, plgpu.ACC(shape, jnp.float32))
 
-    @property
-    def operand(self):
-        """Shared memory for a tile that products read: bfloat16 [64, N], swizzled."""
-        return self._operand(TILE)
+    def operand(self, columns: int, *, rows: int = TILE, parts: int | None = None) -> list:
+        """Shared memory for the parts of an operand: bfloat16 [rows, columns], swizzled."""
+        return [
+            self._swizzled((rows, columns))
+            for _ in range(self.plan.parts if parts is None else parts)
+        ]
 
-    @property
-    def state(self):
-        """Shared memory for a state that products read, value x key: bfloat16 [N, N], swizzled."""
-        return self._operand(self.plan.head_size)
+    def masks(self, count: int) -> Any:
+        """Shared memory for masks that products read: bfloat16 [count, 64, 64]."""
+        return self._swizzled((count, TILE, TILE))
 
-    def _operand(self, rows: int):
-        swizzle = self.plan.swizzle
+    def _swizzled(self, shape: tuple[int, ...]):
+        # The widest permutation of bytes that divides every row: products read no bank twice.
+        swizzle = max(math.gcd(128, *(2 * width for width in self.widths)), 32)
         transforms = (plgpu.TilingTransform((8, swizzle // 2)), plgpu.SwizzleTransform(swizzle))
-        return plgpu.SMEM((rows, self.plan.head_size), BFLOAT16, transforms=transforms)
+        return plgpu.SMEM(shape, BFLOAT16, transforms=transforms)
 
-    def tokens(self, dtype):
-        """Shared memory for a tile of tokens as it comes from main memory: [64, N], rows in turn.
+    def tokens(self, columns: int, dtype) -> Any:
+        """Shared memory for a tile of tokens as it comes from main memory: rows in turn.
 
         Not swizzled: a tile that main memory's rows end in is filled up with zeros only so.
         """
-        return plgpu.SMEM((TILE, self.plan.head_size), dtype)
+        return plgpu.SMEM((TILE, columns), dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Transposed:
-    """An operand [n, m] in shared memory, taken as [m, n]."""
-
-    of: Any
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.of.shape[::-1]
-
-
-def _value(operand) -> Array:
-    """An operand as the interpreter multiplies it."""
-    if isinstance(operand, Transposed):
-        return operand.of[...].T
-    return operand if isinstance(operand, jax.Array) else operand[...]
-
-
-def _reference(operand):
-    """An operand as Mosaic multiplies it."""
-    return operand.of.T if isinstance(operand, Transposed) else operand
+def _turned(x, turn: bool):
+    return x.T if turn else x
