@@ -1,10 +1,12 @@
 """Metrics in pure numpy. Every tie counts against the model.
 
 A model that gives every candidate the same score gets 0 here, not 100%: a candidate that is no
-positive and scores as high as a positive stands before it. All metrics are shares in [0, 1].
+positive and scores as high as a positive stands before it. Metrics are shares in [0, 1], but for
+ranks, which count from 1.
 """
 
 import numpy as np
+import scipy.special
 from jaxtyping import Bool, Float, Int
 
 
@@ -174,18 +176,22 @@ def roc_auc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -
     """
     others = np.sort(scores[~positive])
     if not positive.any() or not len(others):
-        raise ValueError(f"roc_auc needs both kinds: {positive.sum()} of {len(positive)} are right")
+        raise ValueError(
+            f"roc_auc needs both kinds: {positive.sum()} of {len(positive)} rows are positive"
+        )
     below = np.searchsorted(others, scores[positive], "left")
     return float(below.mean() / len(others))
 
 
-def average_precision_11(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+def average_precision_11(
+    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
+) -> float:
     """VOC2007's average precision: the mean, over recalls of 0, 0.1, ..., 1, of the best precision
     at that recall or a higher one. Ties are ordered with the positives last.
 
     Example:
       >>> average_precision_11(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]))
-      0.8484848484848485
+      0.8484848484848484
 
     Raises:
       ValueError: there is no positive.

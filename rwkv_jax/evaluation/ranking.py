@@ -77,9 +77,7 @@ def _by_the_rule(
     return np.concatenate(parts)
 
 
-def rounding(
-    queries: Float[np.ndarray, "Q D"], candidates: Float[np.ndarray, "C D"]
-) -> float:
+def rounding(queries: Float[np.ndarray, "Q D"], candidates: Float[np.ndarray, "C D"]) -> float:
     """A bound on how far a float32 score lies from the rule's.
 
     Whatever the order of the sum, its error is at most D u / (1 - D u) |q| |c| with u = 2^-24

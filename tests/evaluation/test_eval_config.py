@@ -17,8 +17,11 @@ def test_round_trip_through_json():
     config = EvalConfig(
         retrieval=(RetrievalConfig("open_emoji", "new_artist", ks=(1, 3)),),
         zero_shot=(ZeroShotConfig("open_emoji", "new_artist", "group", "emoji"),),
-        linear_probe=(LinearProbeConfig("open_emoji", "train", "new_artist", "group"),),
+        linear_probe=(
+            LinearProbeConfig("open_emoji", "train", "new_artist", "group", shots=(1, 2)),
+        ),
         batch_size=64,
+        pool_padding=False,
     )
     values = json.loads(json.dumps(dataclasses.asdict(config)))
     assert EvalConfig.from_dict(values) == config
@@ -30,7 +33,9 @@ def test_round_trip_through_json():
         (lambda: RetrievalConfig("a", "b", ks=(0,)), r"RetrievalConfig.ks = \(0,\)"),
         (lambda: RetrievalConfig("a", "b", ks=()), r"RetrievalConfig.ks = \(\)"),
         (lambda: ZeroShotConfig("a", "b", "c", prompts="odd"), r"'odd': must be one of .*photo"),
-        (lambda: LinearProbeConfig("a", "b", "c", "d", penalties=(0.0,)), "penalties"),
+        (lambda: LinearProbeConfig("a", "b", "c", "d", metric="odd"), "'odd': must be .*map_11"),
+        (lambda: LinearProbeConfig("a", "b", "c", "d", shots=(0, 1)), r"shots = \(0, 1\)"),
+        (lambda: LinearProbeConfig("a", "b", "c", "d", shot_seeds=1), "shot_seeds = 1"),
         (lambda: LinearProbeConfig("a", "b", "c", "d", validation_share=1.0), "validation_share"),
         (lambda: LinearProbeConfig("a", "b", "c", "d", max_train=1), "max_train = 1"),
         (lambda: EvalConfig(batch_size=0), "batch_size = 0"),

@@ -1,18 +1,19 @@
-"""The linear probe beside scikit-learn on real pictures: its 8 x 8 digits."""
+"""The probe of a split, with its validation part, metrics and missing classes."""
 
-import chex
-import jax.numpy as jnp
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 
-from rwkv_jax.evaluation import linear_probe
+from rwkv_jax.evaluation import linear_probe as room
 from rwkv_jax.evaluation.config import LinearProbeConfig
-from rwkv_jax.evaluation.features import EmbeddedSplit
+from rwkv_jax.evaluation.features import EmbeddedSplit, unit_length
+from rwkv_jax.evaluation.linear_probe import linear_probe, search_and_fit
+from rwkv_jax.evaluation.probe.examples import Examples, examples_of
+from rwkv_jax.evaluation.probe.judge import JUDGES
 
-PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)
-TRAIN = 1200
+CONFIG = LinearProbeConfig("digits", "train", "test", "digit")
 
 
 @pytest.fixture(scope="module")
@@ -21,77 +22,117 @@ def digits():
     return features.astype(np.float32), labels
 
 
-def as_split(features, labels, name="digits/all"):
+def as_split(features, labels, class_names, name="digits/all"):
     return EmbeddedSplit(
         name=name,
         content_hash="",
         text_kinds=(),
-        class_names={"digit": tuple("0123456789")},
-        features=features,
+        class_names=class_names,
+        features=unit_length(features),
         index=np.arange(len(labels)),
         keys=tuple(map(str, range(len(labels)))),
         texts=({},) * len(labels),
-        labels=tuple({"digit": int(label)} for label in labels),
+        labels=tuple(labels),
         skipped=0,
+        lengths=np.linalg.norm(features, axis=1),
     )
 
 
-def test_agrees_with_scikit_learn(digits):
+def digit_split(features, labels, **more):
+    names = {"digit": tuple("0123456789")}
+    return as_split(features, [{"digit": int(label)} for label in labels], names, **more)
+
+
+def figures_of(figures):
+    return {figure.name.removeprefix("linear_probe/test/digit/"): figure for figure in figures}
+
+
+def test_figures(digits, capsys):
     features, labels = digits
-    train, test = features[:TRAIN], features[TRAIN:]
-    scores = linear_probe.predict(train, labels[:TRAIN], test, PENALTIES, 10)
-    train, test = linear_probe.standardise(train, test)
-    for ours, penalty in zip(scores, PENALTIES, strict=True):
-        theirs = LogisticRegression(C=1 / (penalty * TRAIN), max_iter=5000, tol=1e-9)
-        theirs.fit(train.astype(np.float64), labels[:TRAIN])
-        accuracy = np.mean(ours.argmax(axis=1) == labels[TRAIN:])
-        assert accuracy == pytest.approx(theirs.score(test, labels[TRAIN:]), abs=1e-3)
-        # scores may differ by a number a row, which changes no probability
-        expected = theirs.decision_function(test)
-        chex.assert_trees_all_close(
-            ours - ours.mean(axis=1, keepdims=True),
-            (expected - expected.mean(axis=1, keepdims=True)).astype(np.float32),
-            atol=0.02,
-        )
-
-
-def test_objective_by_hand():
-    classifier = linear_probe.Classifier(jnp.array([[1.0, -1.0]]), jnp.array([0.5, 0.0]))
-    loss = linear_probe.objective(classifier, jnp.array([[2.0]]), jnp.array([1]), 0.1)
-    # scores 2.5 and -2, -log softmax of the second is log(1 + e^4.5), and 0.1 / 2 * (1 + 1)
-    assert loss == pytest.approx(np.log1p(np.exp(4.5)) + 0.1)
-
-
-def test_figures_and_chosen_penalty(digits):
-    features, labels = digits
-    config = LinearProbeConfig(
-        "digits", "train", "test", "digit", penalties=(1e4, *PENALTIES), max_train=600
+    train, test = (
+        digit_split(features[:500], labels[:500]),
+        digit_split(features[500:], labels[500:]),
     )
-    train = as_split(features[:TRAIN], labels[:TRAIN])
-    test = as_split(features[TRAIN:], labels[TRAIN:])
-    figures = {f.name: f for f in linear_probe.linear_probe(train, test, config)}
-    assert figures.keys() == {
-        "linear_probe/test/digit/top_1",
-        "linear_probe/test/digit/mean_per_class",
-    }
-    assert figures["linear_probe/test/digit/top_1"].value > 0.85
-    assert figures["linear_probe/test/digit/mean_per_class"].chance == pytest.approx(0.1)
-    # a penalty of 10,000 leaves no weights: the search has something to choose
-    chosen = linear_probe.choose_penalty(features[:600], labels[:600], config, 10)
-    assert chosen < 1e4
+    config = dataclasses.replace(CONFIG, metric="top_1_5", shots=(1, 4), shot_seeds=2)
+    found = figures_of(linear_probe(train, test, config))
+    names = ["top_1", "mean_per_class", "top_1_5"]
+    names += [f"{k}_shot/top_1{end}" for k in (1, 4) for end in ("", "_std")]
+    assert list(found) == names
+    assert found["top_1"].value > 0.9
+    assert found["top_1"].chance == np.mean(labels[500:] == np.bincount(labels[:500]).argmax())
+    assert found["mean_per_class"].chance == pytest.approx(0.1)
+    assert found["top_1"].value < found["top_1_5"].value <= (found["top_1"].value + 1) / 2
+    assert 0.3 < found["1_shot/top_1"].value < found["4_shot/top_1"].value < found["top_1"].value
+    assert "lambda" in capsys.readouterr().err
 
 
-def test_class_without_training_rows_is_never_predicted(digits):
+def test_features_are_those_before_normalisation(digits):
     features, labels = digits
-    seen = labels[:600] != 3
-    rows, row_labels = features[:600][seen], labels[:600][seen]
-    (scores,) = linear_probe.predict(rows, row_labels, features[600:700], [0.1], 10)
+    examples = examples_of(digit_split(features[:50], labels[:50]), "digit")
+    np.testing.assert_allclose(examples.features, features[:50], rtol=1e-6)
+
+
+def test_validation_chooses_and_is_fitted_on(digits, monkeypatch):
+    """The rows of the last fit are all rows; a validation part with wrong labels chooses badly."""
+    features, labels = digits
+    problems = []
+
+    class Watched(room.Problem):
+        def __init__(self, features, *rest):
+            problems.append(len(features))
+            super().__init__(features, *rest)
+
+    monkeypatch.setattr(room, "Problem", Watched)
+    train = Examples(features[:300], labels[:300])
+    validation = Examples(features[300:400], labels[300:400])
+    good, _ = search_and_fit(train, validation, 10, JUDGES["accuracy"])
+    assert problems == [300, 400]
+    # of labels that say always 1, the best rule says always 1: no weights at all
+    ones = Examples(np.zeros_like(features[300:400]), np.ones(100, int))
+    skewed = Examples(features[:300], np.where(np.arange(300) < 200, 1, labels[:300]))
+    bad, _ = search_and_fit(skewed, ones, 10, JUDGES["accuracy"])
+    assert bad == pytest.approx(1e6)
+    assert 1e-6 <= good < 1e5
+
+
+def test_class_without_rows_is_never_predicted(digits):
+    features, labels = digits
+    seen = labels[:400] != 3
+    rows = Examples(features[:400][seen], labels[:400][seen])
+    _, classifier = search_and_fit(
+        rows.take(np.arange(200)), rows.take(np.arange(200, 300)), 10, JUDGES["accuracy"]
+    )
+    scores = classifier.scores(features[600:700])
     assert np.isneginf(scores[:, 3]).all()
     assert np.isfinite(np.delete(scores, 3, axis=1)).all()
 
 
-def test_unknown_label(digits):
-    split = as_split(digits[0][:20], digits[1][:20])
-    config = LinearProbeConfig("digits", "train", "test", "colour")
+def test_several_labels_a_picture(digits):
+    features, labels = digits
+    names = {"shapes": ("round", "even")}
+    written = [
+        {"round": int(label in (0, 6, 8, 9)), "even": -1 if i % 3 == 0 else int(label % 2 == 0)}
+        for i, label in enumerate(labels[:600])
+    ]
+    train = as_split(features[:400], written[:400], names)
+    test = as_split(features[400:600], written[400:], names)
+    config = LinearProbeConfig("digits", "train", "test", "shapes", metric="map_11")
+    (figure,) = linear_probe(train, test, config)
+    assert figure.name == "linear_probe/test/shapes/map_11"
+    assert figure.value > 0.9
+    assert 0.4 < figure.chance < 0.5
+    assert np.isnan(examples_of(train, "shapes").targets[0]).tolist() == [False, True]
+    with pytest.raises(ValueError, match="several values a picture cannot have metric 'accuracy'"):
+        list(linear_probe(train, test, dataclasses.replace(config, metric="accuracy")))
+
+
+def test_what_cannot_be_probed(digits):
+    split = digit_split(digits[0][:20], digits[1][:20])
+    other = LinearProbeConfig("digits", "train", "test", "colour")
     with pytest.raises(ValueError, match=r"digits/all has no label 'colour'.*digit"):
-        list(linear_probe.linear_probe(split, split, config))
+        list(linear_probe(split, split, other))
+    unknown = digit_split(digits[0][:20], np.full(20, -1), name="digits/unlabelled")
+    with pytest.raises(ValueError, match="digits/unlabelled has none"):
+        list(linear_probe(unknown, split, CONFIG))
+    with pytest.raises(ValueError, match="one value a picture cannot have metric 'map_11'"):
+        list(linear_probe(split, split, dataclasses.replace(CONFIG, metric="map_11")))

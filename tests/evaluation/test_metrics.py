@@ -48,6 +48,41 @@ def test_chance_recall_with_more_places_than_candidates():
     assert metrics.chance_recall_at_k(np.array([1, 2]), 5, 10) == 1.0
 
 
+def test_chance_ranks_are_what_random_orders_give():
+    rng = np.random.default_rng(0)
+    positive = np.zeros((3, 12), bool)
+    positive[0, :1] = positive[1, :3] = positive[2, :6] = True
+    count = positive.sum(axis=1)
+    drawn = np.concatenate(
+        [metrics.best_positive_rank(rng.random((3, 12)), positive) for _ in range(3000)]
+    )
+    assert metrics.chance_mean_rank(count, 12) == pytest.approx(np.mean(drawn), abs=0.05)
+    assert metrics.chance_median_rank(count, 12) == np.median(drawn)
+    # one of a million: half of all ranks are up to half a million
+    assert metrics.chance_median_rank(np.array([1]), 10**6) == 500_000
+    assert metrics.chance_median_rank(np.array([3, 3]), 3) == 1
+
+
+def test_roc_auc_and_average_precision():
+    positive = np.array([True, False, True, False])
+    assert metrics.roc_auc(np.array([4.0, 3, 2, 1]), positive) == 3 / 4
+    assert metrics.roc_auc(np.zeros(4), positive) == 0
+    # precision 1 up to recall 1/2 (6 of 11 points), then 2/3
+    expected = (6 + 5 * 2 / 3) / 11
+    assert metrics.average_precision_11(np.array([4.0, 3, 2, 1]), positive) == pytest.approx(
+        expected
+    )
+    # all tie: the positives come last, at places 3 and 4: 1/3 and 2/4
+    assert metrics.average_precision_11(np.zeros(4), positive) == pytest.approx(1 / 2)
+    # ten positives, then one more place for each: recall 0.3 is three of ten, no rounding
+    ten = np.array([True] * 3 + [False] + [True] * 7)
+    expected = (4 * 1 + 7 * 10 / 11) / 11
+    assert metrics.average_precision_11(-np.arange(11.0), ten) == pytest.approx(expected)
+    for metric in (metrics.roc_auc, metrics.average_precision_11):
+        with pytest.raises(ValueError, match=r"of 4 "):
+            metric(np.zeros(4), np.zeros(4, bool))
+
+
 def test_mean_per_class_and_confusion():
     predicted, labels = np.array([0, 0, 2, 2, 2]), np.array([0, 0, 0, 2, 1])
     expected = np.array([[2, 0, 1], [0, 0, 1], [0, 0, 1]])

@@ -5,7 +5,7 @@ import pytest
 
 from rwkv_jax.evaluation.config import RetrievalConfig, ZeroShotConfig
 from rwkv_jax.evaluation.features import EmbeddedSplit, unit_length
-from rwkv_jax.evaluation.retrieval import collect_texts, picture_concepts, ranks, retrieval
+from rwkv_jax.evaluation.retrieval import collect_texts, picture_concepts, retrieval
 from rwkv_jax.evaluation.zero_shot import class_features, zero_shot
 
 
@@ -95,19 +95,26 @@ def test_same_words_of_two_concepts_count_against_both():
     assert found["retrieval/test/text_to_image/R@1"].value == 0.5
 
 
-def test_a_collapsed_model_gets_nothing():
-    features = np.tile(unit_length(np.arange(1.0, 38.0)), (300, 1))
-    ids = np.arange(300)
-    assert ranks(features, ids, features, ids).min() == 300
-
-
-def test_ranks_do_not_depend_on_chunks(monkeypatch):
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 50, 8))
-    whole = ranks(a, np.arange(50), b, np.arange(50))
-    monkeypatch.setattr("rwkv_jax.evaluation.retrieval.CHUNK", 7)
-    assert ranks(a, np.arange(50), b, np.arange(50)).tolist() == whole.tolist()
-    assert 1 < whole.mean() < 50
+def test_mean_and_median_rank_by_hand():
+    """Four pictures on a line of angles; the texts' right answers stand at 1, 1, 2 and 4."""
+    gallery = split_of(
+        [[1, 0], [3, 1], [1, 1], [0, 1]],
+        [{"label": (name,)} for name in ("a", "b", "c", "d")],
+    )
+    table = {"a": [1, 0], "b": [3, 1], "c": [2, 1.1], "d": [1, -1]}
+    # cosines of c: 0.876, 0.984, 0.960, 0.482; of d: 0.707, 0.447, 0, -0.707
+    found = figures_of(retrieval(embed_by(table), gallery, RetrievalConfig("toy", "test", ks=(1,))))
+    text_to_image = "retrieval/test/text_to_image"
+    assert found[f"{text_to_image}/R@1"].value == 0.5
+    assert found[f"{text_to_image}/mean_rank"].value == (1 + 1 + 2 + 4) / 4
+    assert found[f"{text_to_image}/median_rank"].value == 1.5
+    assert found[f"{text_to_image}/mean_rank"].chance == 2.5
+    assert found[f"{text_to_image}/median_rank"].chance == 2
+    # texts by picture: a 1, 0.949, 0.876, 0.707; b 0.949, 1, 0.984, 0.447;
+    # c 0.707, 0.894, 0.960, 0; d 0, 0.316, 0.482, -0.707
+    image_to_text = "retrieval/test/image_to_text"
+    assert found[f"{image_to_text}/mean_rank"].value == (1 + 1 + 1 + 4) / 4
+    assert found[f"{image_to_text}/median_rank"].value == 1
 
 
 def test_split_without_texts():

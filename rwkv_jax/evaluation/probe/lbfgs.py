@@ -74,7 +74,7 @@ def preconditioner(
     """
     hessian = (1 / classes) * (1 - 1 / classes) * moments.astype(np.float64)
     diagonal = np.einsum("ii->i", hessian)
-    # float32 knows the moments to about 1e-7 of the largest, and fewer rows than D leave none at all
+    # float32 knows moments to 1e-7 of the largest, and with fewer rows than D some are 0
     floor = 1e-7 * max(float(diagonal.max()), 1e-12)
     diagonal += floor
     diagonal[:-1] += penalty
