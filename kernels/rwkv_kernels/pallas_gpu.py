@@ -86,7 +86,9 @@ def unservable(
     return reasons + _plan(shape, dtype, causal=causal).unservable()
 
 
-def _plan(shape: tuple[int, ...], dtype, *, causal: bool, tiling: Tiling | None = None) -> Plan:
+def _plan(
+    shape: tuple[int, ...], dtype, *, causal: bool, tiling: Tiling | None = None
+) -> Plan:
     B, T, H, N = shape
     plan = Plan(T, N, causal, parts=2 if dtype == jnp.float32 else 1)
     if tiling is None:

@@ -7,7 +7,7 @@ takes its left operand from registers as it lies there.
 The gradients of r, k and w of a channel need that channel of r, k and w, and dA. So warpgroups
 share a head's channels, each has all it adds up in registers, and they meet twice: when v and g are
 there, and for dv, which sums over channels.
-"""
+""" 
 
 import functools
 from typing import NamedTuple

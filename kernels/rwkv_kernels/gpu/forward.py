@@ -64,11 +64,7 @@ def _kernel(
     room = rooms[block.index]  # for w, then for what other warpgroups have for this one's channels
     i = lax.axis_index("part")
 
-    come = [
-        (block.tokens(x, i), to)
-        for x, to in ((r, r_), (k, k_), (w, room), (v, v_))
-        if to is not None
-    ]
+    come = [(block.tokens(x, i), to) for x, to in ((r, r_), (k, k_), (w, room), (v, v_)) if to is not None]
     block.fill(come)
     log_d.store(tile.log_decay(wg, room, block.tokens_in(i)))
     if v_ is None:

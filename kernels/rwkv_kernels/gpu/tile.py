@@ -41,7 +41,9 @@ def log_decay(wg: Warpgroup, w, tokens: Array) -> Float[Array, "64 n"]:
     return jnp.where(rows < tokens, reference.log_decay(wg.load(w)), 0.0)
 
 
-def product_of_decays(wg: Warpgroup, mask: Parts | Operand, log_d: Operand) -> Float[Array, "64 n"]:
+def product_of_decays(
+    wg: Warpgroup, mask: Parts | Operand, log_d: Operand
+) -> Float[Array, "64 n"]:
     """For each token (row of a mask of zeros and ones) that of the tokens (columns) marked.
 
     With `masks.decays_to_midpoint` c_m: of what lies strictly between each token and its block's
@@ -55,7 +57,9 @@ def log_across(wg: Warpgroup, log_d: Operand) -> Float[Array, "64 n"]:
     return wg.product((masks.rows_from(wg),), log_d)
 
 
-def scores(wg: Warpgroup, r, k, u: Float[Array, "64 n"], log_d: Operand, keys: Operand) -> Parts:
+def scores(
+    wg: Warpgroup, r, k, u: Float[Array, "64 n"], log_d: Operand, keys: Operand
+) -> Parts:
     """A, with y = A v, of a tile's tokens among themselves, as far as it is this warpgroup's.
 
     r, k: the tile in shared memory; u: the bonus in each row; keys: an operand to work in.
@@ -79,3 +83,4 @@ def add_products(
     """sums + lhs @ rhs, a pair for each."""
     products = [wg.product(lhs, rhs) for lhs, rhs in pairs]
     return products if sums is None else [a + b for a, b in zip(sums, products, strict=True)]
+
