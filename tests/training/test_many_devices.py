@@ -13,7 +13,10 @@ RINGS = ("2", "4, and tensor 2", "8")
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    done = run([sys.executable, str(Path(__file__).parent / "on_many_devices.py")])
+    done = run(
+        [sys.executable, str(Path(__file__).parent / "on_many_devices.py")],
+        XLA_FLAGS="--xla_force_host_platform_device_count=64",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
