@@ -140,7 +140,7 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     missing = sorted(set(types) - set(values))
     if unknown or missing:
         raise ValueError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
-    if isinstance(values["remat"], bool):
+    if isinstance(values.get("remat"), bool):
         values = values | {"remat": _REMAT_OF_BOOL[values["remat"]]}
     for name, value in values.items():
         if typing.get_origin(types[name]) is Literal:
