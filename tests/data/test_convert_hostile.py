@@ -119,7 +119,7 @@ def test_a_picture_that_kills_or_hangs_the_decoder_costs_itself_only(tmp_path):
         for m in ((f"{i}.jpg", sized(i, size)), (f"{i}.txt", b"t"))
     ]
     path = write_tar(tmp_path / "t.tar", members)
-    worker = Worker(time_limit=3.0, module="crashing_worker")
+    worker = Worker(time_limit=2.0, module="crashing_worker")
     try:
         report = worker.convert(Unit(0, "tar", str(path), origin="t"), Options(), tmp_path)
     finally:

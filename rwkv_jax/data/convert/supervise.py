@@ -89,8 +89,13 @@ class Worker:
             ordinal = int(rest)
             if phase == CHECKING and ordinal not in poison:
                 poison.add(ordinal)
-            else:
+            elif stop is None or ordinal < stop:
                 stop = ordinal
+            else:
+                raise ConversionError(
+                    f"{unit.origin} (unit {unit.index}): its process crashes though nothing is read"
+                    f" any more from sample {stop} on"
+                )
 
     def close(self) -> None:
         """Ends the process. Safe to call twice, and from another thread."""
@@ -106,7 +111,7 @@ class Worker:
         try:
             process.stdin.write(task)
             process.stdin.flush()
-            while (line := self._line(process)) is not None:
+            while (line := self._line(process, self._time_limit)) is not None:
                 phase, _, rest = line.partition(" ")
                 if phase in ("done", "failed"):
                     return phase, rest
@@ -118,7 +123,7 @@ class Worker:
             self._end()
             return phase, rest
         code = process.wait()
-        self._process = None
+        self._end()
         if -code not in _CRASHES or self._closed.is_set():
             last = "" if self._errors.closed else self._last_words()
             raise ConversionError(
@@ -139,14 +144,15 @@ class Worker:
                 cwd=self._folder,
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
+            self._line(self._process, TIME_LIMIT)  # "ready": importing is no sample's time
         return self._process
 
-    def _line(self, process: "subprocess.Popen[bytes]") -> str | None:
+    def _line(self, process: "subprocess.Popen[bytes]", time_limit: float) -> str | None:
         """The next line; None where the process has ended. Raises TimeoutError."""
         assert process.stdout is not None
         pipe = process.stdout.fileno()
         while b"\n" not in self._buffer:
-            if not select.select([pipe], [], [], self._time_limit)[0]:
+            if not select.select([pipe], [], [], time_limit)[0]:
                 raise TimeoutError
             data = os.read(pipe, 2**16)
             if not data:

@@ -24,6 +24,7 @@ def main() -> None:
     def tell(phase: str, ordinal: int) -> None:
         lines.write(f"{phase} {ordinal}\n")
 
+    lines.write("ready\n")
     for line in sys.stdin:
         task = json.loads(line)
         try:
