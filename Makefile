@@ -8,7 +8,7 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-next test-wheel stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-probe bench-retrieval test-fashion-mnist gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -59,6 +59,15 @@ bench-gpu-static: $(AOT)/.installed
 	$(AOT)/bin/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
 bench-crossings: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_crossings --out docs/crossings.md
+
+# The linear probe beside scikit-learn, on Fashion-MNIST: apt-get install dataset-fashion-mnist.
+test-fashion-mnist: $(VENV)/.test
+	$(BIN)/python -m pytest -m fashion_mnist
+bench-probe: $(VENV)/.test
+	$(BIN)/python -m rwkv_jax.evaluation.probe.bench --out docs/probe_bench.md
+# Ranks of 100,000 queries among 100,000 candidates.
+bench-retrieval: $(VENV)/.test
+	$(BIN)/python -m rwkv_jax.evaluation.bench_ranking --out docs/retrieval_bench.md
 
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.

@@ -7,8 +7,9 @@ import numpy as np
 from rwkv_jax.data.records import Source
 from rwkv_jax.evaluation.config import RetrievalConfig
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts
+from rwkv_jax.evaluation.ranking import ranks, similarity
 from rwkv_jax.evaluation.report.thumbnails import thumbnail
-from rwkv_jax.evaluation.retrieval import collect_texts, picture_concepts, ranks, similarity
+from rwkv_jax.evaluation.retrieval import collect_texts, picture_concepts
 
 QUERIES = 12
 SHOWN = 5
