@@ -1,4 +1,4 @@
-"""The probe's search beside scikit-learn's: `python -m rwkv_jax.evaluation.probe.bench [--out FILE]`.
+"""The probe's search beside scikit-learn's: `python -m rwkv_jax.evaluation.probe.bench`.
 
 60,000 rows of 640 features (fashion_mnist.features), ten classes; a fifth of the rows is held out
 to choose the strength of the penalty, which is searched from coarse to fine, and the last fit is on
@@ -126,7 +126,7 @@ to run is counted with the time of the weakest penalty that did, which takes no 
 stop at {fit.MOST_STEPS} steps, scikit-learn also at its own tolerance (a gradient of 1e-4). The
 objective, on the rows that are searched on, is evaluated in float64.
 
-| lambda | our steps | our objective | validation | scikit-learn's steps | objective | validation | s |
+| lambda | our steps | objective | validation | scikit-learn: steps | objective | validation | s |
 |---|---|---|---|---|---|---|---|
 """ + "\n".join(lines)
     print(report)

@@ -33,7 +33,7 @@ class Line:
 
     @property
     def times_chance(self) -> str:
-        """How many times better than guessing, e.g. "34" or "2.1"; of ranks, how many times less."""
+        """How many times better than guessing, e.g. "34" or "2.1"; less, for ranks."""
         better, worse = (self.value, self.chance) if self.is_share else (self.chance, self.value)
         ratio = better / worse if worse else 0.0
         return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
