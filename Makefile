@@ -8,7 +8,9 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-ray test-next test-wheel fuzz stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-data bench-memory bench-remat gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-ray test-fashion-mnist test-next test-wheel fuzz stress lint \
+	bench bench-tpu-static bench-gpu-static bench-crossings bench-data bench-memory bench-remat bench-probe \
+	bench-retrieval bench-scaling tune gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -72,6 +74,15 @@ bench-remat: $(AOT)/.installed
 
 bench-data: $(VENV)/.bench
 	$(BIN)/python -m rwkv_jax.data.bench --out docs/data_bench.md
+
+# The linear probe beside scikit-learn, on Fashion-MNIST: apt-get install dataset-fashion-mnist.
+test-fashion-mnist: $(VENV)/.test
+	$(BIN)/python -m pytest -m fashion_mnist
+bench-probe: $(VENV)/.test
+	$(BIN)/python -m rwkv_jax.evaluation.probe.bench --out docs/probe_bench.md
+# Ranks of 100,000 queries among 100,000 candidates.
+bench-retrieval: $(VENV)/.test
+	$(BIN)/python -m rwkv_jax.evaluation.bench_ranking --out docs/retrieval_bench.md
 
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.

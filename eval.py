@@ -10,10 +10,12 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 import rwkv_jax
 from rwkv_jax.config import ConfigError, load_config
+from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.results import write_results
@@ -21,6 +23,7 @@ from rwkv_jax.evaluation.run import evaluate
 from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
+from rwkv_jax.weights import params_sha256
 
 RUN_CONFIG = "config.json"  # written by train.py
 
@@ -101,8 +104,12 @@ def main() -> None:
             params,
             dtype=compute_dtype(precision),
             batch_size=config.batch_size,
+            pool_padding=config.pool_padding,
         )
-        evaluation = evaluate(embedder, config, data_dir)
+        pooling = "all positions" if config.pool_padding else "the text's positions"
+        weights = f"{params_sha256(jax.device_get(params))} {compute_dtype(precision)} {pooling}"
+        cache = ClassCache(out.parent / "class_features", weights)
+        evaluation = evaluate(embedder, config, data_dir, class_cache=cache)
     except (ValueError, FileNotFoundError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -122,7 +122,11 @@ def train(config: RunConfig, workdir: Path) -> None:
 
         def judge(step: int, params: Params) -> Evaluation:
             embedder = embedder_from(
-                config.model, params, dtype=setup.dtype, batch_size=config.eval.batch_size
+                config.model,
+                params,
+                dtype=setup.dtype,
+                batch_size=config.eval.batch_size,
+                pool_padding=config.eval.pool_padding,
             )
             evaluation = evaluate(embedder, config.eval, config.data.data_dir, say=log.say)
             log.write(step, evaluation.metrics)

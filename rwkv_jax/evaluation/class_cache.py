@@ -15,6 +15,7 @@ from jaxtyping import Float32
 
 from rwkv_jax.files import write_bytes_atomically
 
+WORTH_KEEPING = 2048  # prompts; fewer are encoded in seconds, and the report wants their features
 LAYOUT = 1  # part of the hash: a change of what is stored makes old files unused
 
 
@@ -42,7 +43,12 @@ class ClassCache:
         templates: Sequence[str],
         compute: Callable[[], Float32[np.ndarray, "classes D"]],
     ) -> Float32[np.ndarray, "classes D"]:
-        """The stored features, or those that `compute` gives, which are then stored."""
+        """The stored features, or those that `compute` gives, which are then stored.
+
+        Fewer than `WORTH_KEEPING` prompts are neither looked up nor stored.
+        """
+        if len(class_names) * len(templates) < WORTH_KEEPING:
+            return compute()
         path = self.path(class_names, templates)
         try:
             stored = np.load(path, allow_pickle=False)

@@ -34,10 +34,23 @@ from rwkv_jax.evaluation.probe.rows import rows_mesh
 from rwkv_jax.evaluation.probe.search import STRENGTHS, find_peak
 
 
-def search_and_fit(
-    train: Examples, validation: Examples, classes: int, judge: Judge
-) -> tuple[float, Classifier]:
-    """The best strength on `validation`, and the classifier fitted with it on all the rows.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the search came to.
+
+    Attributes:
+      strength: lambda, the best on the validation rows.
+      classifier: fitted with it on training and validation rows.
+      searched: by strength, what was fitted on the training rows alone.
+    """
+
+    strength: float
+    classifier: Classifier
+    searched: dict[float, Classifier]
+
+
+def search_and_fit(train: Examples, validation: Examples, classes: int, judge: Judge) -> Found:
+    """Looks for the best strength on `validation`, and fits with it on all the rows.
 
     A class that has no row scores -inf: its bias would otherwise wander off without end.
     """
@@ -65,7 +78,11 @@ def search_and_fit(
 
     best = find_peak(score)
     (final,) = problem(together).fit([STRENGTHS[best]], [fitted[best]])
-    return STRENGTHS[best], _spread(final, present, classes)
+    return Found(
+        STRENGTHS[best],
+        _spread(final, present, classes),
+        {STRENGTHS[place]: _spread(each, present, classes) for place, each in fitted.items()},
+    )
 
 
 def _nearest(fitted: dict[int, Classifier], place: int) -> Classifier:
@@ -127,12 +144,12 @@ def linear_probe(
     classes = len(train.class_names[config.label])
     judge = JUDGES[config.metric]
 
-    strength, classifier = search_and_fit(fit_on, held_out, classes, judge)
-    print(f"{config.name}: lambda {strength:.3g}", file=sys.stderr, flush=True)
-    scores = classifier.scores(judged.features)
+    found = search_and_fit(fit_on, held_out, classes, judge)
+    print(f"{config.name}: lambda {found.strength:.3g}", file=sys.stderr, flush=True)
+    scores = found.classifier.scores(judged.features)
     yield from _figures(config, scores, fit_on.join(held_out), judged)
     if config.shots:
-        found = few_shot(
+        by_shots = few_shot(
             fit_on,
             held_out,
             judged,
@@ -141,7 +158,7 @@ def linear_probe(
             seeds=[config.seed + i for i in range(config.shot_seeds)],
             judge=JUDGES["accuracy"],
         )
-        for shots, values in found.items():
+        for shots, values in by_shots.items():
             name = f"{config.name}/{shots}_shot/top_1"
             yield Figure(name, float(np.mean(values)), 1 / classes)
             yield Figure(f"{name}_std", float(np.std(values, ddof=1)), 0.0)

@@ -10,10 +10,11 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from rwkv_jax.data.catalog import open_dataset
+from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import Embedder
 from rwkv_jax.evaluation.features import EmbeddedSplit
-from rwkv_jax.evaluation.figure import Figure
+from rwkv_jax.evaluation.figure import Figure, shown
 from rwkv_jax.evaluation.linear_probe import linear_probe
 from rwkv_jax.evaluation.prompts import PROMPTS, prompt_hash
 from rwkv_jax.evaluation.retrieval import retrieval
@@ -55,7 +56,8 @@ class Evaluation:
         width = max((len(figure.name) for figure in self.figures), default=0)
         lines = [f"{'':{width}}   value  chance"]
         lines += [
-            f"{name:{width}}  {value:6.1%}  {chance:6.1%}" for name, value, chance in self.figures
+            f"{name:{width}}  {shown(name, value):>6}  {shown(name, chance):>6}"
+            for name, value, chance in self.figures
         ]
         return "\n".join(lines)
 
@@ -91,6 +93,8 @@ def check_datasets(config: EvalConfig, data_dir: str) -> None:
     wanted |= {(task.dataset, task.split) for task in config.zero_shot}
     for probe in config.linear_probe:
         wanted |= {(probe.dataset, probe.train_split), (probe.dataset, probe.test_split)}
+        if probe.validation_split:
+            wanted.add((probe.dataset, probe.validation_split))
     for dataset, split in sorted(wanted):
         open_dataset(dataset, split, data_dir)
 
@@ -101,7 +105,12 @@ def to_standard_error(line: str) -> None:
 
 
 def evaluate(
-    embedder: Embedder, config: EvalConfig, data_dir: str, *, say: Say = to_standard_error
+    embedder: Embedder,
+    config: EvalConfig,
+    data_dir: str,
+    *,
+    say: Say = to_standard_error,
+    class_cache: ClassCache | None = None,
 ) -> Evaluation:
     """Embeds each split once, then measures what `config` asks for.
 
@@ -110,6 +119,7 @@ def evaluate(
       config: the evaluators.
       data_dir: where prepared datasets lie.
       say: is given a line about each step.
+      class_cache: class features of the same embedder that were computed before.
 
     Raises:
       ValueError: a dataset or split is unknown or not prepared (its subclass `DatasetError`), or
@@ -136,18 +146,21 @@ def evaluate(
         new = list(lazily)
         figures.extend(new)
         took = seconds[name] = time.monotonic() - started
-        shown = ", ".join(
-            f"{full.removeprefix(name + '/')} {value:.1%} (chance {chance:.1%})"
+        first = ", ".join(
+            f"{full.removeprefix(name + '/')} {shown(full, value)} (chance {shown(full, chance)})"
             for full, value, chance in new[:6]
         )
-        say(f"{name}: {shown} [{took:.1f} s]")
+        say(f"{name}: {first} [{took:.1f} s]")
 
     for ask in config.retrieval:
         measure(ask.name, retrieval(embedder.texts, pictures(ask.dataset, ask.split), ask))
     for task in config.zero_shot:
-        measure(task.name, zero_shot(embedder.texts, pictures(task.dataset, task.split), task))
+        split = pictures(task.dataset, task.split)
+        measure(task.name, zero_shot(embedder.texts, split, task, cache=class_cache))
     for probe in config.linear_probe:
         train = pictures(probe.dataset, probe.train_split)
         test = pictures(probe.dataset, probe.test_split)
-        measure(probe.name, linear_probe(train, test, probe))
+        name = probe.validation_split
+        validation = pictures(probe.dataset, name) if name else None
+        measure(probe.name, linear_probe(train, test, probe, validation=validation))
     return Evaluation(config, tuple(figures), splits, embedder.known_texts(), seconds)

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
+from rwkv_jax.evaluation import class_cache
 from rwkv_jax.evaluation.class_cache import ClassCache
 
 FEATURES = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+@pytest.fixture(autouse=True)
+def keep_two_prompts(monkeypatch):
+    monkeypatch.setattr(class_cache, "WORTH_KEEPING", 2)
 
 
 def count_calls():
@@ -26,6 +32,14 @@ def test_computed_once(tmp_path):
         np.testing.assert_array_equal(got, FEATURES)
     assert len(calls) == 1
     assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_few_prompts_are_not_stored(tmp_path):
+    compute, calls = count_calls()
+    for _ in range(2):
+        ClassCache(tmp_path, "weights").get(("a",), ("{}",), compute)
+    assert len(calls) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_names_templates_and_their_order_count(tmp_path):

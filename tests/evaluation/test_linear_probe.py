@@ -85,12 +85,12 @@ def test_validation_chooses_and_is_fitted_on(digits, monkeypatch):
     monkeypatch.setattr(room, "Problem", Watched)
     train = Examples(features[:300], labels[:300])
     validation = Examples(features[300:400], labels[300:400])
-    good, _ = search_and_fit(train, validation, 10, JUDGES["accuracy"])
+    good = search_and_fit(train, validation, 10, JUDGES["accuracy"]).strength
     assert problems == [300, 400]
     # of labels that say always 1, the best rule says always 1: no weights at all
     ones = Examples(np.zeros_like(features[300:400]), np.ones(100, int))
     skewed = Examples(features[:300], np.where(np.arange(300) < 200, 1, labels[:300]))
-    bad, _ = search_and_fit(skewed, ones, 10, JUDGES["accuracy"])
+    bad = search_and_fit(skewed, ones, 10, JUDGES["accuracy"]).strength
     assert bad == pytest.approx(1e6)
     assert 1e-6 <= good < 1e5
 
@@ -99,10 +99,10 @@ def test_class_without_rows_is_never_predicted(digits):
     features, labels = digits
     seen = labels[:400] != 3
     rows = Examples(features[:400][seen], labels[:400][seen])
-    _, classifier = search_and_fit(
+    found = search_and_fit(
         rows.take(np.arange(200)), rows.take(np.arange(200, 300)), 10, JUDGES["accuracy"]
     )
-    scores = classifier.scores(features[600:700])
+    scores = found.classifier.scores(features[600:700])
     assert np.isneginf(scores[:, 3]).all()
     assert np.isfinite(np.delete(scores, 3, axis=1)).all()
 

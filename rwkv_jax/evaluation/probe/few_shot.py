@@ -2,8 +2,8 @@
 
 The strength of the penalty is searched for each draw as in search.py, on as many validation
 pictures a class as there are shots, but no more than 4 (so Zhou et al. 2022, "Learning to Prompt
-for Vision-Language Models", draw theirs). Unlike the whole probe nothing is fitted again on these, or
-the shots would not be what they are called. The classifier of the best strength is judged on the
+for Vision-Language Models", draw theirs). Unlike the whole probe nothing is fitted again on these,
+or the shots would not be what they are called. The classifier of the best strength is judged on the
 whole test part.
 
 Draws and penalties are one batch: every (draw, penalty) is a problem of the same shape, with rows

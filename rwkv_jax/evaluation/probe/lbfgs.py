@@ -152,9 +152,11 @@ def run(
     """Steps until at most `few` fits are not done, or one has taken `most_steps`.
 
     A fit is done when the decrease that its quadratic model promises is at most `tolerance` of the
-    objective.
+    objective, and of what the fit has gained over saying nothing: under a strong penalty that is
+    little, but all that the answers hang on.
     """
     ridge = _ridge(penalties, state.weights.shape[-1])
+    nothing = loss(jnp.zeros_like(state.scores[0]), rows.targets)[0] @ rows.shares
 
     def step(state: State) -> State:
         direction = _direction(state)
@@ -173,7 +175,8 @@ def run(
         curvature = _dot(new_step, change)
         convex = curvature > 0
         safe = jnp.where(convex, curvature, 1)
-        converged = -slope / 2 <= tolerance * state.value
+        gain = jnp.minimum(state.value, jnp.maximum(nothing - state.value, 0))
+        converged = -slope / 2 <= tolerance * gain
 
         def remember(old: Array, new: Array) -> Array:
             return jnp.concatenate([new[:, None], old[:, :-1]], axis=1)

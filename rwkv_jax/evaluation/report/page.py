@@ -17,6 +17,7 @@ from rwkv_jax.evaluation.report.confusion import confusion
 from rwkv_jax.evaluation.report.embedding_map import embedding_map
 from rwkv_jax.evaluation.report.gallery import gallery
 from rwkv_jax.evaluation.report.run_files import RunFiles, read_run
+from rwkv_jax.evaluation.retrieval import with_prefix
 from rwkv_jax.files import write_atomically
 from rwkv_jax.models.config import ClipConfig
 from rwkv_jax.models.params import abstract_params, flat_params
@@ -51,7 +52,7 @@ def write_report(workdir: Path) -> Path:
             ask,
             features_of(ask.dataset, ask.split),
             open_dataset(ask.dataset, ask.split, run.data_dir),
-            embed_texts,
+            with_prefix(embed_texts, ask.caption_prefix),
         )
         for ask in run.asked.retrieval
     ]
@@ -64,7 +65,7 @@ def write_report(workdir: Path) -> Path:
         first.split,
         features_of(first.dataset, first.split),
         open_dataset(first.dataset, first.split, run.data_dir),
-        embed_texts,
+        with_prefix(embed_texts, first.caption_prefix),
     )
 
     assets = resources.files("rwkv_jax.evaluation") / "assets"

@@ -2,12 +2,13 @@
 
 import dataclasses
 
+from rwkv_jax.evaluation.figure import is_rank, shown
 from rwkv_jax.evaluation.report.run_files import RunFiles
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One figure: its name within the group, its value and chance, as shares."""
+    """One figure: its name within the group, its value and chance, as shares or as ranks."""
 
     name: str
     value: float
@@ -21,9 +22,20 @@ class Line:
         return kind + (f"{direction}, {metric}" if direction else metric)
 
     @property
+    def is_share(self) -> bool:
+        """Whether a bar up to 100% can show it."""
+        return not is_rank(self.name)
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        """Value and chance."""
+        return shown(self.name, self.value), shown(self.name, self.chance)
+
+    @property
     def times_chance(self) -> str:
-        """How many times better than guessing, e.g. "34" or "2.1"."""
-        ratio = self.value / self.chance if self.chance else 0.0
+        """How many times better than guessing, e.g. "34" or "2.1"; less, for ranks."""
+        better, worse = (self.value, self.chance) if self.is_share else (self.chance, self.value)
+        ratio = better / worse if worse else 0.0
         return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}"
 
 
@@ -48,7 +60,8 @@ def groups(run: RunFiles) -> list[Group]:
         headline = next(line for line in every if line.name == f"text_to_image/R@{max(ask.ks)}")
         explanation = (
             "R@k: how often a right picture is among the k nearest to a text, "
-            "and a right text among the k nearest to a picture."
+            "and a right text among the k nearest to a picture. Ranks count from 1, up to the best "
+            "right answer."
         )
         found.append(
             Group(f"Retrieval on {_words(ask.split)}", explanation, headline, every, by_kind)
