@@ -39,6 +39,7 @@ from rwkv_jax.topology import TopologyError, known_topologies
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
 from rwkv_jax.training.dry_run import DoesNotFitError, dry_run, table
 from rwkv_jax.training.metrics_log import open_log
+from rwkv_jax.training.profile import StepProfile
 from rwkv_jax.training.setup import set_up
 from rwkv_jax.training.sharding import batch_sharding, on_this_process
 from rwkv_jax.training.state import Params
@@ -113,15 +114,15 @@ def train(config: RunConfig, workdir: Path) -> None:
         watch = Watch(
             log,
             log_every=config.log_every,
-            batch_size=config.batch_size,
+            work=setup.work,
             checkpoints=checkpoints.directory,
         )
         watch.last_saved = first or None
 
         def save(step: int) -> None:
             watch.flush()  # nothing is saved behind a loss that is no number
-            checkpoints.save(state, loader_state)
-            watch.last_saved = step
+            with watch.saving(step):
+                checkpoints.save(state, loader_state)
 
         def judge(step: int, params: Params) -> Evaluation:
             embedder = embedder_from(
@@ -133,15 +134,20 @@ def train(config: RunConfig, workdir: Path) -> None:
 
         # --------------------------------------------------------- the steps
         step, stopped_by = first, None
-        with device_prefetch(
-            loader, batch_sharding(setup.mesh), config.data.loader.prefetch
-        ) as batches:
+        with (
+            StepProfile(workdir, config.profile) as profile,
+            device_prefetch(
+                loader, batch_sharding(setup.mesh), config.data.loader.prefetch
+            ) as batches,
+        ):
             for step in range(first + 1, config.steps + 1):
                 asked = time.monotonic()
                 batch, keys, loader_state = next(batches)
                 waited = time.monotonic() - asked
+                profile.before(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = setup.step(state, batch)
+                profile.after(step, metrics)
                 watch.step(step, metrics, keys, waited, loader_state)
                 stopped_by = stop.asked(step)
                 if stopped_by is not None or step == config.steps:

@@ -39,9 +39,9 @@ class Chip:
 _TPU = "cloud.google.com/tpu/docs/"
 _NVIDIA = "NVIDIA data sheet, "
 
-# TPU links: half of "bidirectional ICI bandwidth (per chip)", over the ports; v5p and v4: "interchip
-# interconnect BW" (4800 and 2400 Gbps) over 6. NVLink: half of the total, which counts both
-# directions, as one link: a switch lets any one neighbour have all of it. PCIe cards likewise.
+# TPU links: half of "bidirectional ICI bandwidth (per chip)", over the ports; v5p and v4:
+# "interchip interconnect BW" (4800 and 2400 Gbps), over 6. NVLink: half of the total, which counts
+# both directions, as one link: a switch lets one neighbour have all of it. PCIe cards likewise.
 V4 = Chip("TPU v4", 275e12, 1228e9, 32e9, 50e9, 6, _TPU + "v4")
 V5E = Chip("TPU v5e", 197e12, 819e9, 16e9, 50e9, 4, _TPU + "v5e")
 V5P = Chip("TPU v5p", 459e12, 2765e9, 95e9, 100e9, 6, _TPU + "v5p")
@@ -58,7 +58,7 @@ RTX_4090 = Chip(
     "GeForce RTX 4090", 165e12, 1008e9, 24e9, 32e9, 1, "NVIDIA Ada architecture whitepaper (2022)"
 )
 
-# `device_kind` as JAX gives it: a TPU's is exact, a GPU's begins so (the longest that fits counts).
+# By `device_kind`, as JAX gives it.
 _KINDS = {
     "TPU v4": V4,
     "TPU v5 lite": V5E,

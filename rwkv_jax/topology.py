@@ -3,6 +3,7 @@
 TPU topologies and the H200 need the extra `aot`, which holds their compilers.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import re
@@ -91,15 +92,13 @@ def open_topology(name: str) -> Topology:
 
 def _cpus(name: str, count: int) -> Topology:
     _on_cpu_here()
-    try:
+    with contextlib.suppress(RuntimeError):  # JAX has its devices already
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # JAX has its devices already
-        pass
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise TopologyError(
-            f"topology {name!r}: JAX runs with {len(devices)} CPU device(s) in this process already;"
-            " ask for it in a process of its own"
+            f"topology {name!r}: JAX has {len(devices)} CPU device(s) in this process already; ask"
+            " for it in a process of its own"
         )
     return Topology(name, tuple(devices[:count]), None)
 

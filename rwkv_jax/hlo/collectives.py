@@ -51,7 +51,7 @@ class Collective:
 
 
 def kind_of(opcode: str) -> str | None:
-    """"all-reduce" for "all-reduce" and "all-reduce-start"; None for no collective or a -done."""
+    """ "all-reduce" for "all-reduce" and "all-reduce-start"; None for no collective or a -done."""
     kind = opcode.removesuffix("-start")
     return kind if kind in _RING else None
 

@@ -23,8 +23,8 @@ _MOVES_NOTHING = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"),
     *("partition-id", "replica-id", "opt-barrier", "optimization-barrier", "domain"),
 }
-_BOOKKEEPING = ("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveDone", "Sharding")
-_ASYNC_START = '"AsyncCollectiveStart"'
+_BOOKKEEPING = ("AllocateBuffer", "ConcatBitcast", "Sharding")
+_ASYNC_START, _ASYNC_DONE = '"AsyncCollectiveStart"', '"AsyncCollectiveDone"'
 _TAKES_A_PART = {"slice", "dynamic-slice", "gather"}
 
 
@@ -87,9 +87,7 @@ class _Accountant:
             case "while":
                 return self._of_loop(where, x)
             case "conditional":
-                names = x.called(
-                    "branch_computations", "true_computation", "false_computation"
-                )
+                names = x.called("branch_computations", "true_computation", "false_computation")
                 return max((self.of(name) for name in names), key=lambda cost: cost.memory_bytes)
             case "call" | "async-start":
                 inner = (self.of(name) for name in x.called("to_apply", "calls"))
@@ -126,13 +124,20 @@ class _Accountant:
                 continue
             operands = [leaf for operand in where.operands(x) for leaf in operand.arrays]
             message = collective(x, operands, self._program.devices)
-            # A TPU spreads a collective over three fusions: it counts where it starts.
-            if message and not self._starts(where) and _channel(x) in self._started:
+            if message and self._goes_on(where, x):
                 message = None
             total += Cost(
                 product_flops(x, operands), 0.0, collections.Counter([message] if message else [])
             )
         return total
+
+    def _goes_on(self, where: Computation, x: Instruction) -> bool:
+        """A TPU spreads a collective over three fusions: it counts where it starts."""
+        return (
+            kind_of(x.opcode) is not None
+            and not self._starts(where)
+            and _channel(x) in self._started
+        )
 
     @functools.cached_property
     def _started(self) -> set[str]:
@@ -150,6 +155,8 @@ class _Accountant:
 
     def _through_fusion(self, where: Computation, x: Instruction) -> float:
         inner = self._program.computations[x.called("calls")[0]]
+        if any(_ASYNC_DONE in y.attributes for y in inner.instructions):
+            return 0.0
         moved = 0.0
         for i, operand in enumerate(where.operands(x)):
             if i in inner.parameters and isinstance(operand.shape, Array):
@@ -173,9 +180,9 @@ class _Accountant:
                         total += self._read(nested, nested.parameters[i])
             elif user.opcode in _TAKES_A_PART and first:
                 total += user.arrays[0].bytes
-            elif not (
-                user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and first)
-            ):
+            elif self._goes_on(inner, user):
+                continue
+            elif not (user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and first)):
                 return x.arrays[0].bytes
         return total
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Union
+from typing import TypeAlias
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "opaque": 0}
 
@@ -55,7 +55,7 @@ class Array:
         return self.bytes if self.space == 0 else 0
 
 
-Shape = Union[Array, tuple["Shape", ...]]
+Shape: TypeAlias = "Array | tuple[Shape, ...]"
 
 
 def leaves(shape: Shape) -> list[Array]:
@@ -151,7 +151,8 @@ def parse(text: str) -> Program:
         ValueError: there is no ENTRY computation in it.
     """
     computations: dict[str, Computation] = {}
-    entry, name, instructions = "", "", []
+    instructions: list[Instruction] = []
+    entry, name = "", ""
     for line in text.splitlines():
         header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{\s*$", line)
         if header and not line.startswith("HloModule"):

@@ -1,8 +1,8 @@
 """A run on paper: the step that training takes, compiled for any topology and counted.
 
 Nothing is trained or allocated, and no data is read. What is measured is the compiled program
-(`rwkv_jax.hlo`); what is published are the chip's peaks (`rwkv_jax.chips`). The bound that follows is
-a floor of the step's time: all matrix products at peak, or all memory traffic at peak, or all
+(`rwkv_jax.hlo`); what is published are the chip's peaks (`rwkv_jax.chips`). The bound that follows
+is a floor of the step's time: all matrix products at peak, or all memory traffic at peak, or all
 messages with every link busy, whichever takes longest, the others hidden behind it. A real step
 takes longer, and starting, evaluating and saving come on top.
 """
@@ -90,7 +90,9 @@ class DryRun:
     @property
     def fits(self) -> bool | None:
         """Whether a device's memory holds it; None where that is unknown."""
-        return None if self.topology.chip is None else self.memory.total <= self.topology.chip.memory
+        return (
+            None if self.topology.chip is None else self.memory.total <= self.topology.chip.memory
+        )
 
     @property
     def best_mfu(self) -> float | None:
@@ -158,7 +160,7 @@ def compile_step(setup: Setup, topology: Topology) -> jax.stages.Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
             raise
         raise DoesNotFitError(
-            f"does not fit {topology.name}: a device would need {used[1]} of its {used[2]} of memory;"
+            f"does not fit {topology.name}: a device would need {used[1]} of memory and has {used[2]};"
             " take more devices, a smaller batch_size, recomputed blocks or micro-batches"
         ) from error
 
