@@ -160,8 +160,9 @@ def compile_step(setup: Setup, topology: Topology) -> jax.stages.Compiled:
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
             raise
         raise DoesNotFitError(
-            f"does not fit {topology.name}: a device would need {used[1]} of memory and has {used[2]};"
-            " take more devices, a smaller batch_size, recomputed blocks or micro-batches"
+            f"does not fit {topology.name}: a device would need {used[1]} of memory, and has"
+            f" {used[2]}; take more devices, a smaller batch_size, recomputed blocks, or more"
+            " micro-batches"
         ) from error
 
 

@@ -23,6 +23,12 @@ def test_a_block_by_hand():
     assert block_flops(spec) == 2 * (projections + low_rank + channel_mix + wkv)
 
 
+def test_a_frozen_tower_has_no_backward_pass():
+    live, locked = train_flops(rwkv_clip_b32(), 8), train_flops(rwkv_clip_b32(), 8, frozen="text")
+    assert locked.text == live.text / 3
+    assert locked.image == live.image
+
+
 @pytest.mark.parametrize("model", [rwkv_clip_b32(), rwkv_clip_b16()], ids=["b32", "b16"])
 def test_within_a_tenth_of_xlas_count(model):
     """One block a tower: XLA counts the body of a loop once, and this loop has one turn."""
