@@ -8,7 +8,7 @@ RUN ?= runs/demo
 # starts, and says at length that there is none.
 AOT = $(VENV)-aot
 
-.PHONY: demo test test-torch test-aot test-network test-slow test-ray test-next test-wheel fuzz stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-data bench-memory bench-remat gpu-check clean
+.PHONY: demo test test-torch test-aot test-network test-slow test-ray test-next test-wheel fuzz stress lint bench bench-tpu-static bench-gpu-static bench-crossings bench-data bench-memory bench-remat bench-scaling gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -69,6 +69,8 @@ bench-memory: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_memory --out docs/memory.md
 bench-remat: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_remat --out docs/remat.md
+bench-scaling: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_scaling --out docs/scaling.md
 
 bench-data: $(VENV)/.bench
 	$(BIN)/python -m rwkv_jax.data.bench --out docs/data_bench.md

@@ -53,8 +53,8 @@ memory, all messages, each alone at its peak. A step takes at least the largest 
 best MFU is what that would be. Memory traffic counts every operation's operands and results outside
 the fast memory. Messages by the ring algorithms (`rwkv_jax/hlo/collectives.py`).
 
-| model | topology | pairs a step (a chip) | loss | parts | products | memory | messages | bound by \
-| best MFU | images/s | memory a chip |
+| model | topology | pairs a step (a chip) | loss | parts | products | memory | messages \
+| bound by | best MFU | images/s | memory a chip |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 """
 

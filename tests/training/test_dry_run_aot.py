@@ -26,7 +26,7 @@ def test_data_parallel_on_sixteen_chips(name: str):
     Blocks are scanned, so two a tower make the program that twelve make.
     """
     config = load_config(CONFIGS / f"rwkv_clip_{name}_yfcc15m.py")
-    config = override(config, ["--loss.form", "ring", "--batch-size", "1024"])
+    config = override(config, ["--loss.form", "ring", "--batch-size", "1536"])
     model = dataclasses.replace(
         config.model,
         image=dataclasses.replace(config.model.image, depth=2),
