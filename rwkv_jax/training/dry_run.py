@@ -9,7 +9,6 @@ takes longer, and starting, evaluating and saving come on top.
 
 import dataclasses
 import math
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -156,13 +155,13 @@ def compile_step(setup: Setup, topology: Topology) -> jax.stages.Compiled:
     try:
         return lowered.compile(compiler_options=dict(topology.compiler_options))
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
+        said = str(error).strip().splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in said:
             raise
         raise DoesNotFitError(
-            f"does not fit {topology.name}: a device would need {used[1]} of memory, and has"
-            f" {used[2]}; take more devices, a smaller batch_size, recomputed blocks, or more"
-            " micro-batches"
+            f"a device of {topology.name} has too little memory for this step"
+            f" ({said.removeprefix('RESOURCE_EXHAUSTED: ')[:200]}): take more devices, a smaller"
+            " batch_size, recomputed blocks, or more micro-batches"
         ) from error
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from rwkv_jax.data.preprocess import normalise
-from rwkv_jax.models import abstract_params, model_graphdef, rwkv_clip_b16, rwkv_clip_b32
+from rwkv_jax.models import abstract_params, model_graphdef, rwkv_clip_b32
 from rwkv_jax.models.flops import block_flops, train_flops
 from rwkv_jax.models.params import bind
 from rwkv_jax.models.text_encoder import text_block_spec
@@ -29,9 +29,9 @@ def test_a_frozen_tower_has_no_backward_pass():
     assert locked.image == live.image
 
 
-@pytest.mark.parametrize("model", [rwkv_clip_b32(), rwkv_clip_b16()], ids=["b32", "b16"])
-def test_within_a_tenth_of_xlas_count(model):
+def test_within_a_tenth_of_xlas_count():
     """One block a tower: XLA counts the body of a loop once, and this loop has one turn."""
+    model = rwkv_clip_b32()
     config = dataclasses.replace(
         model,
         image=dataclasses.replace(model.image, depth=1),
