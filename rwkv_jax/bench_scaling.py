@@ -16,7 +16,7 @@ from rwkv_jax.files import write_atomically
 from rwkv_jax.training.dry_run import DoesNotFitError, DryRun, dry_run
 
 B32, B16 = "configs/rwkv_clip_b32_yfcc15m.py", "configs/rwkv_clip_b16_yfcc15m.py"
-RECOMPUTED = ("--model.image.remat", "--model.text.remat")
+RECOMPUTED = ("--model.image.remat", "block", "--model.text.remat", "block")
 LARGE = ("--batch-size", "32768", "--loss.form", "ring")
 
 

@@ -176,7 +176,9 @@ class _Accountant:
             elif user.opcode == "fusion":
                 nested = self._program.computations[user.called("calls")[0]]
                 for i, name in enumerate(user.operands):
-                    if name == x.name:
+                    if name == x.name and _in_place(user, i):
+                        total += self._read(inner, user)
+                    elif name == x.name:
                         total += self._read(nested, nested.parameters[i])
             elif user.opcode in _TAKES_A_PART and first:
                 total += user.arrays[0].bytes
@@ -245,6 +247,11 @@ def _moved_by_start(where: Computation, x: Instruction) -> float:
         read = taken if any(array.space == 0 for array in source) else 0.0
         return read + sum(array.main_memory_bytes for array in result)
     return sum(array.main_memory_bytes for array in (*source, *result))
+
+
+def _in_place(fusion: Instruction, operand: int) -> bool:
+    """Whether a nested fusion only gives its operand another layout, in the same memory."""
+    return f"output_to_operand_aliasing={{{{}}: ({operand}, {{}})}}" in fusion.attributes
 
 
 def _is_bookkeeping(x: Instruction) -> bool:

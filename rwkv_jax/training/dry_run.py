@@ -139,7 +139,7 @@ def dry_run(
         mesh=dict(setup.mesh.shape),
         memory=memory,
         cost=cost,
-        flops=train_flops(config.model, config.batch_size),
+        flops=train_flops(config.model, config.batch_size, frozen=config.optimizer.frozen),
         bound=None if devices.chip is None else bound(cost, devices.chip),
         compile_seconds=seconds,
     )

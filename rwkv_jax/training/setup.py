@@ -107,7 +107,9 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
         ),
         work=Work(
             images=config.batch_size,
-            flops=train_flops(config.model, config.batch_size).total,
+            flops=train_flops(
+                config.model, config.batch_size, frozen=config.optimizer.frozen
+            ).total,
             devices=mesh.size,
             chip=chip_of(mesh.devices.flat[0].device_kind),
         ),

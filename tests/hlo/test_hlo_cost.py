@@ -181,12 +181,19 @@ def test_a_tpus_collective_in_three_fusions_counts_once():
 def test_a_fusion_moves_what_goes_in_and_out():
     """It reads one row of a table, and changes one row of another in place."""
     fused = """
+%copied (x: f32[12,64]) -> f32[12,64] {
+  %x = f32[12,64]{1,0} parameter(0)
+  ROOT %y = f32[12,64]{1,0} copy(%x)
+}
+
 %fused (table: f32[12,64], i: s32[], out: f32[12,64]) -> f32[12,64] {
   %table = f32[12,64]{1,0} parameter(0)
   %i = s32[] parameter(1)
   %out = f32[12,64]{1,0} parameter(2)
   %zero = s32[] constant(0)
-  %row = f32[1,64]{1,0} dynamic-slice(%table, %i, %zero), dynamic_slice_sizes={1,64}
+  %same = f32[12,64]{1,0} fusion(%table), kind=kLoop, \
+output_to_operand_aliasing={{}: (0, {})}, calls=%copied
+  %row = f32[1,64]{1,0} dynamic-slice(%same, %i, %zero), dynamic_slice_sizes={1,64}
   %twice = f32[1,64]{1,0} add(%row, %row)
   ROOT %new = f32[12,64]{1,0} dynamic-update-slice(%out, %twice, %i, %zero)
 }
