@@ -33,7 +33,7 @@ class Memory:
 
     Attributes:
         parameters: its part of them.
-        optimizer: its part of the optimizer's state.
+        optimizer: its part of the optimizer's state, and of the parameters' average if one is kept.
         batch: its part of a batch.
         activations: most that the forward pass leaves for the backward pass at any moment.
         temporaries: all that the step allocates beside its arguments, activations included.
@@ -187,7 +187,7 @@ def _memory(setup: Setup, counted: Any, activations: float) -> Memory:
     results = counted.output_size_in_bytes - counted.alias_size_in_bytes
     return Memory(
         parameters=shard_bytes(setup.state_like.params),
-        optimizer=shard_bytes(setup.state_like.opt_state),
+        optimizer=shard_bytes((setup.state_like.opt_state, setup.state_like.ema)),
         batch=shard_bytes(setup.batch_like),
         activations=activations,
         temporaries=counted.temp_size_in_bytes,

@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
+from rwkv_jax.training.loss import contrastive_loss
 
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import abstract_params, model_graphdef, rwkv_clip_b32
 from rwkv_jax.models.flops import block_flops, train_flops
 from rwkv_jax.models.params import bind
 from rwkv_jax.models.text_encoder import text_block_spec
-from rwkv_jax.training.loss import contrastive_loss
 
 
 def test_a_block_by_hand():
