@@ -71,6 +71,8 @@ bench-memory: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_memory --out docs/memory.md
 bench-remat: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_remat --out docs/remat.md
+bench-scaling: $(AOT)/.installed
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_scaling --out docs/scaling.md
 
 bench-data: $(VENV)/.bench
 	$(BIN)/python -m rwkv_jax.data.bench --out docs/data_bench.md

@@ -2,6 +2,7 @@
 
 Read from top to bottom, it is one run. Started again with the same workdir, it goes on from the
 newest whole checkpoint and ends with the same parameters, bit for bit, as one that never stopped.
+With `--dry_run --topology v5e:16x16` instead of a workdir it says what the run would cost there.
 """
 
 import argparse
@@ -34,8 +35,11 @@ from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import Evaluation, check_datasets, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.host_memory import keep_freed_memory
+from rwkv_jax.topology import TopologyError, known_topologies
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
+from rwkv_jax.training.dry_run import DoesNotFitError, dry_run, table
 from rwkv_jax.training.metrics_log import open_log
+from rwkv_jax.training.profile import StepProfile
 from rwkv_jax.training.setup import set_up
 from rwkv_jax.training.sharding import batch_sharding, on_this_process
 from rwkv_jax.training.state import Params
@@ -110,15 +114,15 @@ def train(config: RunConfig, workdir: Path) -> None:
         watch = Watch(
             log,
             log_every=config.log_every,
-            batch_size=config.batch_size,
+            work=setup.work,
             checkpoints=checkpoints.directory,
         )
         watch.last_saved = first or None
 
         def save(step: int) -> None:
             watch.flush()  # nothing is saved behind a loss that is no number
-            checkpoints.save(state, loader_state)
-            watch.last_saved = step
+            with watch.saving(step):
+                checkpoints.save(state, loader_state)
 
         def judge(step: int, params: Params) -> Evaluation:
             embedder = embedder_from(
@@ -134,15 +138,20 @@ def train(config: RunConfig, workdir: Path) -> None:
 
         # --------------------------------------------------------- the steps
         step, stopped_by = first, None
-        with device_prefetch(
-            loader, batch_sharding(setup.mesh), config.data.loader.prefetch
-        ) as batches:
+        with (
+            StepProfile(workdir, config.profile) as profile,
+            device_prefetch(
+                loader, batch_sharding(setup.mesh), config.data.loader.prefetch
+            ) as batches,
+        ):
             for step in range(first + 1, config.steps + 1):
                 asked = time.monotonic()
                 batch, keys, loader_state = next(batches)
                 waited = time.monotonic() - asked
+                profile.before(step)
                 with jax.transfer_guard("disallow"):
                     state, metrics = setup.step(state, batch)
+                profile.after(step, metrics)
                 watch.step(step, metrics, keys, waited, loader_state)
                 stopped_by = stop.asked(step)
                 if stopped_by is not None or step == config.steps:
@@ -178,7 +187,10 @@ def train(config: RunConfig, workdir: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--config", required=True, help="a file of configs/")
-    parser.add_argument("--workdir", required=True, type=Path, help="RUN; made if missing")
+    parser.add_argument("--workdir", type=Path, help="RUN; made if missing")
+    paper = parser.add_argument_group("a run on paper")
+    paper.add_argument("--dry_run", action="store_true", help="compile the step, and count")
+    paper.add_argument("--topology", help=f"for which devices: {known_topologies()}")
     several = parser.add_argument_group("several processes, where JAX cannot find them by itself")
     several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     several.add_argument("--processes", type=int, help="how many there are")
@@ -188,17 +200,27 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # Orbax logs a traceback of what it raises again, here as one sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    if arguments.dry_run == (arguments.workdir is not None):
+        parser.error("give either --workdir RUN, or --dry_run without one")
+    if arguments.topology and not arguments.dry_run:
+        parser.error("--topology goes with --dry_run: a run takes the devices it finds")
     try:
+        if arguments.dry_run:
+            config = override(load_config(arguments.config), overrides)
+            print(table(dry_run(config, arguments.topology or "local")))
+            return
         join(Cluster(arguments.coordinator, arguments.processes, arguments.process_id))
         train(override(load_config(arguments.config), overrides), arguments.workdir)
     except (
         CheckpointError,
         ConfigError,
         DatasetError,
+        DoesNotFitError,
         NonFiniteLossError,
         OSError,  # no such file, no permission, no space
         ProcessesError,
         TooManySkippedError,
+        TopologyError,
     ) as error:
         if jax.process_count() > 1:
             leave(f"train.py, process {jax.process_index()}: {error}")

@@ -85,6 +85,7 @@ class RunConfig:
         mesh: how the devices are laid out; a restarted run may have another.
         eval: what is measured after the last step.
         eval_every: measures it every so many steps as well.
+        profile: first and last step of a profiler trace, into RUN/profile; None for none.
     """
 
     model: ClipConfig
@@ -102,6 +103,7 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     log_every: int = 50
+    profile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 2, "batch_size", self.batch_size, "must be 2 or more")
@@ -148,6 +150,12 @@ class RunConfig:
             f"model.{frozen}.drop_path",
             drop_path,
             f"a locked tower (optimizer.frozen = {frozen!r}) gives whole features; set it to 0",
+        )
+        require(
+            self.profile is None or 1 <= self.profile[0] <= self.profile[1],
+            "profile",
+            self.profile,
+            "must be the first and the last step to trace, counted from 1, or None",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
         for field, data, model in (
@@ -217,7 +225,7 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 # Fields that a restarted run may change: they change neither the data's order nor, but for the
 # rounding of sums on another mesh, the parameters.
 FREE_TO_CHANGE = (
-    *("log_every", "checkpoint", "eval", "eval_every", "mesh"),
+    *("log_every", "checkpoint", "eval", "eval_every", "mesh", "profile"),
     *("data.data_dir", "data.loader.workers", "data.loader.prefetch"),
 )
 

@@ -11,10 +11,17 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from rwkv_jax.files import write_atomically
+from rwkv_jax.training.meter import Past
 
 
 class Log(Protocol):
-    """Where a run's figures go."""
+    """Where a run's figures go.
+
+    Attributes:
+        past: what it holds of earlier starts.
+    """
+
+    past: Past
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Keeps the values of a step."""
@@ -39,6 +46,9 @@ def open_log(workdir: Path | None, first_step: int, total_steps: int) -> Log:
 class SilentLog:
     """Keeps and shows nothing."""
 
+    def __init__(self) -> None:
+        self.past = Past(time.time())
+
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def show(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -59,7 +69,7 @@ class MetricsLog:
 
     def __init__(self, workdir: Path, *, first_step: int, total_steps: int) -> None:
         self._path = workdir / "metrics.jsonl"
-        self._drop_after(first_step)
+        self.past = self._drop_after(first_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
         self._total = total_steps
@@ -71,19 +81,25 @@ class MetricsLog:
             else None
         )
 
-    def _drop_after(self, step: int) -> None:
+    def _drop_after(self, step: int) -> Past:
         """Rewrites metrics.jsonl without later steps' lines and without a half-written one."""
+        past = Past(time.time())
         if not self._path.exists():
-            return
+            return past
         kept = []
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            known = "run/wall_seconds" in row
+            if known:  # also of lines that are dropped: their time was spent
+                past = Past(row["time"] - row["run/wall_seconds"], past.useful_seconds)
             if row["step"] <= step:
                 kept.append(line + "\n")
+                past = Past(past.started, row["run/useful_seconds"]) if known else past
         write_atomically(self._path, "".join(kept))
+        return past
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl and one point a curve in TensorBoard."""
@@ -97,17 +113,18 @@ class MetricsLog:
         """Progress: a bar on a terminal, a plain line otherwise."""
         loss = values["train/loss"]
         rate = values["train/images_per_second"]
+        mfu = f"  MFU {values['train/mfu']:.1%}" if "train/mfu" in values else ""
         waiting = values["train/data_wait_share"]
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(
-                f"loss {loss:.3f}, {rate:.0f} images/s, data wait {waiting:.0%}"
+                f"loss {loss:.3f}, {rate:.0f} images/s{mfu}, data wait {waiting:.0%}"
             )
             return
         elapsed = time.monotonic() - self._started
         left = elapsed / max(step - self._first, 1) * (self._total - step)
         print(
-            f"step {step}/{self._total}  loss {loss:.3f}  {rate:.0f} images/s"
+            f"step {step}/{self._total}  loss {loss:.3f}  {rate:.0f} images/s{mfu}"
             f"  data wait {waiting:.0%}  left {left / 60:.1f} min",
             flush=True,
         )

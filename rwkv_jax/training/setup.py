@@ -14,12 +14,15 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
+from rwkv_jax.chips import chip_of
 from rwkv_jax.config import RunConfig
 from rwkv_jax.mesh import BATCH_AXES
 from rwkv_jax.models import RwkvClip
+from rwkv_jax.models.flops import train_flops
 from rwkv_jax.models.params import model_graphdef, params_to_dict
 from rwkv_jax.precision import compute_dtype
 from rwkv_jax.training.losses import check_loss_fits
+from rwkv_jax.training.meter import Work
 from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.sharding import (
     batch_sharding,
@@ -42,6 +45,7 @@ class Setup:
         state_like: shapes, dtypes and shardings of the state.
         batch_like: of the global batch.
         step: (state, batch) -> (state, metrics).
+        work: what a step does, for rates.
     """
 
     mesh: Mesh
@@ -50,6 +54,7 @@ class Setup:
     state_like: TrainState
     batch_like: dict[str, jax.ShapeDtypeStruct]
     step: TrainStep
+    work: Work
 
     @property
     def parameters(self) -> int:
@@ -99,6 +104,14 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
             seed=config.seed,
             mesh=mesh,
             state_sharding=shardings,
+        ),
+        work=Work(
+            images=config.batch_size,
+            flops=train_flops(
+                config.model, config.batch_size, frozen=config.optimizer.frozen
+            ).total,
+            devices=mesh.size,
+            chip=chip_of(mesh.devices.flat[0].device_kind),
         ),
     )
 

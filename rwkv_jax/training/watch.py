@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from rwkv_jax.data.skipped import SkippedRecords
+from rwkv_jax.training.meter import Meter, Work
 from rwkv_jax.training.metrics_log import Log
 from rwkv_jax.training.update import Metrics
 
@@ -28,24 +31,21 @@ class Watch:
     """Checks every step's loss, and logs every `log_every`-th.
 
     Args:
-        batch_size: pairs a step, for images/s.
+        work: what a step does, for rates.
         checkpoints: the folder of the run's checkpoints, named when the loss goes wrong.
 
     Attributes:
         last_saved: the step of the newest checkpoint, None before the first.
     """
 
-    def __init__(self, log: Log, *, log_every: int, batch_size: int, checkpoints: Path) -> None:
+    def __init__(self, log: Log, *, log_every: int, work: Work, checkpoints: Path) -> None:
         self._log = log
         self._log_every = log_every
-        self._batch_size = batch_size
+        self._meter = Meter(work, log.past)
         self._checkpoints = checkpoints
         self._pending: _Step | None = None
         self.last_saved: int | None = None
-        self._restart_clock()
-
-    def _restart_clock(self) -> None:
-        self._since, self._waited, self._steps = time.monotonic(), 0.0, 0
+        self._since = time.monotonic()
 
     def step(
         self,
@@ -79,19 +79,22 @@ class Watch:
         for name in ("train/loss", "train/gradient_norm"):
             if not math.isfinite(values[name]):
                 raise NonFiniteLossError(self._explain(name, values[name], seen))
-        self._waited += seen.waited
-        self._steps += 1
+        now = time.monotonic()
+        self._meter.step(now - self._since, seen.waited)
+        self._since = now
         if seen.number % self._log_every == 0:
-            elapsed = time.monotonic() - self._since
-            values |= {
-                "train/images_per_second": self._batch_size * self._steps / elapsed,
-                "train/step_seconds": elapsed / self._steps,
-                "train/data_wait_share": self._waited / elapsed,
-                "train/skipped_share": seen.skipped_share,
-            }
+            values |= self._meter.values(time.time())
+            values |= {"train/skipped_share": seen.skipped_share, **device_memory()}
             self._log.write(seen.number, values)
             self._log.show(seen.number, values)
-            self._restart_clock()
+
+    @contextlib.contextmanager
+    def saving(self, step: int) -> Iterator[None]:
+        """Notes that `step` is saved, and how long training stands still for it."""
+        began = time.monotonic()
+        yield
+        self._meter.saved(time.monotonic() - began)
+        self.last_saved = step
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -113,3 +116,14 @@ class Watch:
             " Lower optimizer.peak_learning_rate or look at those records, then start again with"
             " the same --workdir: training goes on from that checkpoint"
         )
+
+
+def device_memory() -> dict[str, float]:
+    """Of this process's fullest device, in bytes, where the backend counts (a CPU does not)."""
+    counts = [stats for device in jax.local_devices() if (stats := device.memory_stats())]
+    names = {"bytes_in_use": "device/memory_bytes", "peak_bytes_in_use": "device/peak_memory_bytes"}
+    return {
+        name: float(max(stats[key] for stats in counts))
+        for key, name in names.items()
+        if counts and all(key in stats for stats in counts)
+    }

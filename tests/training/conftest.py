@@ -37,6 +37,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = run(train_command(pictures, workdir))
+    done = run(train_command(pictures, workdir, "--profile", "3", "4"))
     assert done.returncode == 0, done.stderr[-3000:]
     return workdir

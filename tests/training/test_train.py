@@ -46,10 +46,14 @@ def test_a_run_learns_and_leaves_its_record(finished: Path):
     assert by_step[STEPS] < by_step[2]
     assert whole_steps(finished) == [16, 20]
     expected = {"learning_rate", "logit_scale", "images_per_second", "data_wait_share"}
+    expected |= {"images_per_second_per_device", "model_flops_per_second", "step_seconds_p99"}
     expected |= {
         f"{what}_norm/{tower}" for what in ("gradient", "update") for tower in ("image", "text")
     }
     assert {f"train/{name}" for name in expected} <= rows(finished)[0].keys()
+    last = rows(finished)[-2]  # the last is the evaluation's
+    assert 0 < last["run/useful_seconds"] < last["run/wall_seconds"]
+    assert list((finished / "profile").rglob("*.xplane.pb"))
     assert list((finished / "tensorboard").iterdir())
     assert (finished / "results.json").exists()
     assert "<html" in (finished / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,78 @@
+"""Rates and shares of hand-made durations, and what a log hands on to the next start."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rwkv_jax.chips import CHIPS, V5E, chip_of
+from rwkv_jax.training.meter import Meter, Past, Work, percentile
+from rwkv_jax.training.metrics_log import MetricsLog
+
+
+def test_a_window_by_hand():
+    """Eight images a step on two devices; ten steps of 1, 2, ..., 10 s, half a second waiting."""
+    meter = Meter(Work(images=8, flops=197e12, devices=2, chip=V5E), Past(started=100.0))
+    meter.step(60.0, 1.0)  # compiles
+    for seconds in range(1, 11):
+        meter.step(float(seconds), 0.5)
+    meter.saved(3.0)
+    values = meter.values(now=100.0 + 125.0)
+    assert values == pytest.approx(
+        {
+            "train/images_per_second": 8 * 10 / 55,
+            "train/images_per_second_per_device": 4 * 10 / 55,
+            "train/model_flops_per_second": 197e12 * 10 / 55,
+            "train/mfu": 10 / 55 / 2,
+            "train/step_seconds": 5.5,
+            "train/step_seconds_p50": 5.0,
+            "train/step_seconds_p90": 9.0,
+            "train/step_seconds_p99": 10.0,
+            "train/data_wait_share": 5 / 55,
+            "run/first_step_seconds": 60.0,
+            "run/checkpoint_seconds": 3.0,
+            "run/useful_seconds": 50.0,
+            "run/wall_seconds": 125.0,
+            "run/goodput": 0.4,
+        }
+    )
+
+
+def test_the_next_window_begins_empty_and_an_unknown_chip_has_no_mfu():
+    meter = Meter(Work(images=4, flops=1e9, devices=1, chip=None), Past(0.0, useful_seconds=7.0))
+    meter.step(30.0, 0.0)
+    assert meter.values(now=50.0)["train/step_seconds"] == 30.0  # there is nothing else in it
+    meter.step(2.0, 0.0)
+    values = meter.values(now=60.0)
+    assert values["train/step_seconds_p99"] == 2.0
+    assert values["run/checkpoint_seconds"] == 0.0
+    assert values["run/goodput"] == 9.0 / 60.0
+    assert values["train/model_flops_per_second"] == 5e8
+    assert not {"train/mfu", "run/first_step_seconds"} & values.keys()
+
+
+def test_percentiles_are_values_that_occurred():
+    assert [percentile([3.0, 1.0, 2.0], share) for share in (1, 50, 90, 99)] == [1.0, 2.0, 3.0, 3.0]
+
+
+def test_goodput_survives_a_restart_and_pays_for_lost_steps(tmp_path: Path):
+    """Steps up to 20 were done, but the checkpoint is of step 10: half is lost, time is not."""
+    rows = [
+        {"step": step, "time": 1000.0 + wall, "run/wall_seconds": wall, "run/useful_seconds": use}
+        for step, wall, use in ((10, 40.0, 30.0), (20, 70.0, 60.0))
+    ]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3')
+    opened = MetricsLog(tmp_path, first_step=10, total_steps=30)
+    opened.close()
+    assert opened.past == Past(started=1000.0, useful_seconds=30.0)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [10]
+
+
+def test_chips_by_the_names_that_jax_gives():
+    assert chip_of("TPU v5 lite") is V5E
+    assert chip_of("cpu") is None
+    for chip in CHIPS:
+        assert chip.source
+        # FLOPs a byte of memory lie in the hundreds for all of them: a misplaced power would not
+        assert 100 < chip.flops / chip.memory_bandwidth < 650, chip
