@@ -72,10 +72,16 @@ def join(cluster: Cluster) -> None:
             return  # no cluster was found: one process
         raise ProcessesError(f"cannot join the other processes: {error}") from error
     except RuntimeError as error:
+        if cluster.coordinator is None and _computes_on_a_cpu_already():
+            return  # a program that calls this one's main(): it is alone
         raise ProcessesError(
             f"cannot join the other processes at {cluster.coordinator or 'the found coordinator'}:"
             f" {str(error).splitlines()[0][:300]}; is process 0 running, and its port open?"
         ) from error
+
+
+def _computes_on_a_cpu_already() -> bool:
+    return jax.default_backend() == "cpu"  # on an accelerator, running alone by mistake costs money
 
 
 def is_first() -> bool:
