@@ -62,6 +62,7 @@ def test_texts_are_mended_or_left_out(tmp_path):
     assert manifest["outcomes"] == {"no text": 3, "written": 3}
     source = RecordFilesSource(str(tmp_path / "out"), "train", "")
     assert [source[i]["texts"]["txt"][0] for i in range(3)] == ["ab", "y" * 20_000, "🦜"]
+    assert manifest["notes"]["text is not UTF-8"] == 2
     assert manifest["notes"]["control characters taken out of a text"] == 1
 
 

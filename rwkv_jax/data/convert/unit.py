@@ -144,7 +144,11 @@ def _checked_entry(
         raise Rejected("no image", f"it has the fields {sorted(map(str, raw.fields))[:20]}")
     # Texts first: they cost less than the picture.
     mended: Counter[str] = Counter()
-    texts = texts_of(raw.key, raw.fields, options, side, mended)
+    try:
+        texts = texts_of(raw.key, raw.fields, options, side, mended)
+    except Rejected:
+        notes.update(mended)  # says why there is none
+        raise
     image = raw.image if isinstance(raw.image, bytes) else _read(raw.image, options)
     checked = check_image(image, options)
     labels = labels_of(raw.fields, options)
