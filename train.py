@@ -62,16 +62,13 @@ def train(config: RunConfig, workdir: Path) -> None:
                 f"{workdir} holds a run of another configuration ({'; '.join(changed)}):"
                 " give the new run another --workdir, or take these settings back"
             )
-    try:
-        setup = set_up(config)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
-    # ------------------------------------------------------------- data
+    # ------------------------------------------------------------- data, and the run's parts
     source = config.data.open()
     check_datasets(config.eval, config.data.data_dir)
     tokenizer = Tokenizer(config.data.loader.context_length)
     try:
+        setup = set_up(config, text_kinds=sorted(source.text_kinds))
         loader = make_train_loader(
             source,
             config.data.loader,

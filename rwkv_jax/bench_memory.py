@@ -69,7 +69,7 @@ def loss_alone(config: LossConfig, pairs: int) -> Program:
         features, number = struct((pairs, 640), jnp.float32), struct((), jnp.float32)
         logits = {"logit_scale": number, "logit_bias": number}
         labels = struct((pairs,), jnp.int32)
-        loss = jax.value_and_grad(make_loss(config), argnums=(0, 1, 2))
+        loss = jax.value_and_grad(make_loss(config), argnums=(0, 1, 2), has_aux=True)
         return jax.jit(loss).lower(features, features, logits, labels)
 
     return lower

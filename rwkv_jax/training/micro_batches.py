@@ -52,21 +52,24 @@ def in_parts(features: Features, count: int) -> Features:
 
 def loss_and_gradients(
     embed: Callable[[Params, Batch, PRNGKeyArray], Features],
-    loss: Callable[[Params, Features], Float[Array, ""]],
+    loss: Callable[[Params, Features], tuple[Float[Array, ""], Any]],
     params: Params,
     batch: Batch,
     key: PRNGKeyArray,
     *,
     count: int,
-) -> tuple[Float[Array, ""], Params]:
-    """The loss over the whole batch and its gradient, with the activations of B / count pairs.
+) -> tuple[tuple[Float[Array, ""], Any], Params]:
+    """The loss over the whole batch, what is beside it, and its gradient, part by part.
+
+    Holds the activations of B / count pairs.
 
     Costs one more forward pass than the batch at once, and a second copy of the gradients.
 
     Args:
         embed: of some rows of a batch, to features of as many rows; a row's features must depend on
             no other row.
-        loss: of the features of the whole batch; it may use parameters of its own.
+        loss: of the features of the whole batch, and something to look at, as
+            `jax.value_and_grad(has_aux=True)` has it; it may use parameters of its own.
         key: for drop path; micro-batch i gets `micro_batch_key(key, i)`.
         count: micro-batches; divides B.
 
@@ -82,7 +85,7 @@ def loss_and_gradients(
         return embed(params, micro_batch(batch, count, index), micro_batch_key(key, index))
 
     _, parts = jax.lax.scan(lambda _, index: (None, embed_part(params, index)), None, indices)
-    value, (gradients, of_features) = jax.value_and_grad(loss, argnums=(0, 1))(
+    value, (gradients, of_features) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
         params, whole_batch(parts)
     )
 

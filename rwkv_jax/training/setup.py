@@ -62,12 +62,18 @@ class Setup:
         return sum(leaf.size for leaf in jax.tree.leaves(self.state_like.params))
 
 
-def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Setup:
+def set_up(
+    config: RunConfig,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    text_kinds: Sequence[str] = (),
+) -> Setup:
     """The parts of the run that `config` describes; compiles and allocates nothing.
 
     Args:
         devices: to lay it out over, perhaps only described (`jax.experimental.topologies`); None:
             all devices of all processes.
+        text_kinds: those of the data, whose losses are logged each.
 
     Raises:
         ValueError: the mesh does not fit the devices, or the batch, a parameter, micro-batches or
@@ -101,6 +107,7 @@ def set_up(config: RunConfig, devices: Sequence[jax.Device] | None = None) -> Se
             loss=config.loss,
             positives=config.positives,
             micro_batches=config.micro_batches,
+            text_kinds=text_kinds,
             seed=config.seed,
             mesh=mesh,
             state_sharding=shardings,
@@ -142,5 +149,6 @@ def _batch_like(config: RunConfig, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
         "image": jax.ShapeDtypeStruct((B, S, S, 3), jnp.uint8),
         "text": jax.ShapeDtypeStruct((B, config.data.loader.context_length), jnp.int32),
         "concept": jax.ShapeDtypeStruct((B,), jnp.int32),
+        "kind": jax.ShapeDtypeStruct((B,), jnp.int32),
     }
     return _placed(shapes, dict.fromkeys(shapes, batch_sharding(mesh)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,14 +10,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import bind
 from rwkv_jax.training.config import LossConfig, OptimizerConfig, Positives
 from rwkv_jax.training.ema import next_ema
-from rwkv_jax.training.losses import make_loss, pair_labels
+from rwkv_jax.training.losses import PairLosses, make_loss, pair_labels
 from rwkv_jax.training.micro_batches import loss_and_gradients as micro_batched
 from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import Params, TrainState
@@ -34,6 +35,21 @@ LOGIT_SCALE_RANGE = (0.0, math.log(100.0))
 def norms(name: str, tree: Params) -> Metrics:
     """Global norm of each top-level entry (a tower) of a parameter-shaped tree."""
     return {f"train/{name}/{tower}": optax.tree.norm(tree[tower]) for tower in tree}
+
+
+def loss_by_kind(
+    losses: Float[Array, " B"], kind: Int[Array, " B"], text_kinds: Sequence[str]
+) -> Metrics:
+    """The mean loss of the pairs with each kind of text, NaN where the batch has none; their share.
+
+    Example: losses [1, 3, 5] of kinds [0, 0, 1] give 2 and 5, with shares of 2/3 and 1/3.
+    """
+    found = {}
+    for index, name in enumerate(text_kinds):
+        chosen = kind == index
+        found[f"train/loss/{name}"] = jnp.mean(losses, where=chosen)
+        found[f"train/text_share/{name}"] = jnp.mean(chosen)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,18 +78,20 @@ def make_train_step(
     loss: LossConfig,
     positives: Positives,
     micro_batches: int = 1,
+    text_kinds: Sequence[str] = (),
     seed: int,
     mesh: Mesh,
     state_sharding: Any,
 ) -> TrainStep:
     """A `step(state, batch)`, compiled when first called; it takes the state as donated.
 
-    `batch` holds image uint8 [B, H, W, 3], text int32 [B, L] and concept int32 [B], split over
-    the mesh's data and fsdp axes; the loss is over the global batch. The key of drop path is folded
-    from `seed` and the state's step, so a restarted run draws what it would have drawn.
+    `batch` holds image uint8 [B, H, W, 3], text int32 [B, L], concept and kind int32 [B], split
+    over the mesh's data and fsdp axes; the loss is over the global batch. The key of drop path is
+    folded from `seed` and the state's step, so a restarted run draws what it would have drawn.
 
     Args:
         rules: what the optimizer was made from; says what is frozen and whether an average is kept.
+        text_kinds: the names that the batch's `kind` counts; the loss of each is a metric.
         micro_batches: parts that a batch is embedded in; the gradient stays that of the whole.
         state_sharding: a tree of shardings like the state, in and out; see
             `rwkv_jax.training.sharding.state_shardings`.
@@ -86,7 +104,7 @@ def make_train_step(
 
     def loss_and_gradients(
         params: Params, batch: dict[str, Array], key: Array
-    ) -> tuple[Float[Array, ""], Params]:
+    ) -> tuple[PairLosses, Params]:
         labels = pair_labels(batch["concept"], positives)
         encoded = {name: batch[name] for name in ("image", "text")}
 
@@ -97,7 +115,7 @@ def make_train_step(
             image, text, _ = model(normalise(batch["image"]), batch["text"], key=key)
             return image, text
 
-        def loss_of(trained: Params, features: Features) -> Float[Array, ""]:
+        def loss_of(trained: Params, features: Features) -> PairLosses:
             return loss_of_features(*features, join(trained, frozen), labels)
 
         if micro_batches > 1:
@@ -106,20 +124,21 @@ def make_train_step(
             )
         else:
             value, gradients = jax.value_and_grad(
-                lambda trained: loss_of(trained, embed(trained, encoded, key))
+                lambda trained: loss_of(trained, embed(trained, encoded, key)), has_aux=True
             )(trained)
-        return value, with_zeros(gradients, params)
+        return PairLosses(*value), with_zeros(gradients, params)
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        value, gradients = loss_and_gradients(state.params, batch, key)
+        losses, gradients = loss_and_gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = apply_updates(rules, state.params, updates)
         if loss.kind == "softmax":
             params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
         ema = next_ema(state.ema, params, rules.ema_decay, state.step)
         metrics = {
-            "train/loss": value,
+            "train/loss": losses.mean,
+            **loss_by_kind(losses.of_pairs, batch["kind"], text_kinds),
             "train/learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "train/logit_scale": jnp.exp(params["logit_scale"]),
             "train/gradient_norm": optax.tree.norm(gradients),

@@ -79,6 +79,8 @@ class Watch:
         for name in ("train/loss", "train/gradient_norm"):
             if not math.isfinite(values[name]):
                 raise NonFiniteLossError(self._explain(name, values[name], seen))
+        # A kind of text that the batch has not has no loss.
+        values = {name: value for name, value in values.items() if not math.isnan(value)}
         now = time.monotonic()
         self._meter.step(now - self._since, seen.waited)
         self._since = now

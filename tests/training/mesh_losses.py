@@ -25,6 +25,7 @@ def batch_of(setup: Setup, seed: int) -> dict[str, jax.Array]:
         "image": rng.integers(0, 256, like["image"].shape, np.uint8),
         "text": rng.integers(0, 49408, like["text"].shape, np.int32),
         "concept": rng.integers(0, 4, like["concept"].shape, np.int32),
+        "kind": np.zeros(like["kind"].shape, np.int32),
     }
     return {name: jax.device_put(value, like[name].sharding) for name, value in host.items()}
 

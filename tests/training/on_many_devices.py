@@ -30,10 +30,15 @@ def mesh_of(shape: tuple[int, int, int]) -> Mesh:
 def both(softmax, sigmoid):
     """(loss, gradients of features, scale and bias) of either kind, in one program."""
 
+    def mean(loss):
+        return lambda *arguments: loss(*arguments).mean
+
     def run(image, text, scale, bias, labels):
         return (
-            jax.value_and_grad(softmax, argnums=(0, 1, 2))(image, text, scale, labels),
-            jax.value_and_grad(sigmoid, argnums=(0, 1, 2, 3))(image, text, scale, bias, labels),
+            jax.value_and_grad(mean(softmax), argnums=(0, 1, 2))(image, text, scale, labels),
+            jax.value_and_grad(mean(sigmoid), argnums=(0, 1, 2, 3))(
+                image, text, scale, bias, labels
+            ),
         )
 
     return run
@@ -117,7 +122,7 @@ def compiled_micro_batches() -> jax.stages.Compiled:
         return jnp.tanh(x @ params["w"])
 
     def step(params, batch, key):
-        loss = lambda params, features: jnp.sum(jnp.square(features))  # noqa: E731
+        loss = lambda params, features: (jnp.sum(jnp.square(features)), None)  # noqa: E731
         return loss_and_gradients(embed, loss, params, batch, key, count=4)
 
     params = {"w": jax.ShapeDtypeStruct((8 * 8 * 3, 16), jnp.float32, sharding=whole)}

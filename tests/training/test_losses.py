@@ -21,9 +21,21 @@ from rwkv_jax.training.losses import (
     ring_softmax,
 )
 from rwkv_jax.training.losses.features import l2_normalise
+from rwkv_jax.training.update import loss_by_kind
 
-SOFTMAX = {"full": full_softmax, "ring": functools.partial(ring_softmax, chunk=2)}
-SIGMOID = {"full": full_sigmoid, "ring": functools.partial(ring_sigmoid, chunk=2)}
+
+def mean(loss):
+    return lambda *arguments: loss(*arguments).mean
+
+
+SOFTMAX = {
+    "full": mean(full_softmax),
+    "ring": mean(functools.partial(ring_softmax, chunk=2)),
+}
+SIGMOID = {
+    "full": mean(full_sigmoid),
+    "ring": mean(functools.partial(ring_sigmoid, chunk=2)),
+}
 FORMS = ("full", "ring")
 LABELS = np.array([0, 1, 0, 2, 3, 2])
 
@@ -60,6 +72,37 @@ def test_two_pictures_of_one_concept_by_hand(form: str):
     # no wrong pair is left: log(1 + e^-s) + log(1 + e^0)
     loss = SIGMOID[form](features, features, jnp.asarray(2.0), jnp.asarray(0.0), same)
     chex.assert_trees_all_close(loss, math.log(1 + math.exp(-2.0)) + math.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_losses_of_pairs_by_hand(form: str):
+    """Images (1,0), (0,1); texts both (1,0); scale 2: logits [[2, 2], [0, 0]]."""
+    images, texts = jnp.eye(2), jnp.asarray([[1.0, 0.0], [1.0, 0.0]])
+    config = LossConfig(form=form, chunk=1)
+    mean_loss, of_pairs = make_loss(config)(
+        images, texts, {"logit_scale": jnp.log(2.0)}, jnp.arange(2)
+    )
+    # rows log 2 each; columns log(e^2 + 1) - 2 and log(e^2 + 1) - 0
+    column = math.log(math.exp(2) + 1)
+    expected = [(math.log(2) + column - 2) / 2, (math.log(2) + column) / 2]
+    np.testing.assert_allclose(of_pairs, expected, rtol=1e-6)
+    np.testing.assert_allclose(mean_loss, np.mean(expected), rtol=1e-6)
+    sigmoid = make_loss(LossConfig("sigmoid", form=form, chunk=1))
+    logits = {"logit_scale": jnp.log(2.0), "logit_bias": jnp.asarray(0.0)}
+    # a row: the right text log(1 + e^-z), the wrong one log(1 + e^z)
+    expected = [math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2)), 2 * math.log(2)]
+    np.testing.assert_allclose(
+        sigmoid(images, texts, logits, jnp.arange(2)).of_pairs, expected, rtol=1e-6
+    )
+
+
+def test_losses_by_kind_of_text_by_hand():
+    found = loss_by_kind(jnp.asarray([1.0, 3.0, 5.0]), jnp.asarray([0, 0, 1]), ("a", "b", "c"))
+    assert found["train/loss/a"] == 2
+    assert found["train/loss/b"] == 5
+    assert math.isnan(found["train/loss/c"])
+    np.testing.assert_allclose(found["train/text_share/a"], 2 / 3)
+    assert found["train/text_share/c"] == 0
 
 
 def test_labels_by_hand():
@@ -122,7 +165,7 @@ def test_a_ring_of_one_device_needs_little_memory(kind: str):
     bytes_of = {}
     for form in FORMS:
         loss = make_loss(LossConfig(kind=kind, form=form))
-        program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+        program = jax.jit(jax.value_and_grad(mean(loss), argnums=(0, 1, 2)))
         compiled = program.lower(features, features, logits, labels).compile()
         bytes_of[form] = compiled.memory_analysis().temp_size_in_bytes
     assert bytes_of["full"] > 4 * 32_768**2
@@ -134,9 +177,9 @@ def test_the_authors_division_leaves_the_loss_and_the_logits_alone():
     image, text = random.standard_normal((2, 4, 3)).astype(np.float32)
     logits = {"logit_scale": jnp.asarray(1.0), "logit_bias": jnp.asarray(-1.0)}
     ours, theirs = (
-        jax.value_and_grad(make_loss(LossConfig("sigmoid", authors_devices=n)), argnums=(0, 1, 2))(
-            image, text, logits, jnp.arange(4)
-        )
+        jax.value_and_grad(
+            mean(make_loss(LossConfig("sigmoid", authors_devices=n))), argnums=(0, 1, 2)
+        )(image, text, logits, jnp.arange(4))
         for n in (1, 8)
     )
     eighth = jax.tree.map(lambda x: x / 8, ours[1][:2])

@@ -58,11 +58,11 @@ def assert_exact(embed, params, batch):
         )
         return loss(params, whole_batch(parts))
 
-    whole = jax.jit(jax.value_and_grad(at_once))(params)
+    whole = jax.jit(jax.value_and_grad(at_once, has_aux=True))(params)
     added_up = jax.jit(
         lambda params: loss_and_gradients(embed, loss, params, batch, key, count=COUNT)
     )(params)
-    np.testing.assert_allclose(added_up[0], whole[0], rtol=1e-6)
+    chex.assert_trees_all_close(added_up[0], whole[0], rtol=1e-6)
     for path, gradient in flat_params(whole[1]).items():
         largest = float(jnp.max(jnp.abs(gradient)))
         assert largest > 0, path

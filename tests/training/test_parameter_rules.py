@@ -34,6 +34,7 @@ BATCH = {
     "image": jax.random.randint(jax.random.key(1), (4, 16, 16, 3), 0, 256).astype(jnp.uint8),
     "text": jax.random.randint(jax.random.key(2), (4, 4), 0, 16),
     "concept": -jnp.ones(4, jnp.int32),
+    "kind": jnp.zeros(4, jnp.int32),
 }
 
 

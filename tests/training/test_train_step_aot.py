@@ -65,6 +65,7 @@ def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         "image": jax.ShapeDtypeStruct((B, size, size, 3), jnp.uint8),
         "text": jax.ShapeDtypeStruct((B, length), jnp.int32),
         "concept": jax.ShapeDtypeStruct((B,), jnp.int32),
+        "kind": jax.ShapeDtypeStruct((B,), jnp.int32),
     }
     return step.lower(on_chips(state, replicated(mesh)), on_chips(batch, batch_sharding(mesh)))
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from rwkv_jax.training.config import LossConfig
 from rwkv_jax.training.losses.features import divide_gradient
-from rwkv_jax.training.losses.full import full_sigmoid, full_softmax
+from rwkv_jax.training.losses.full import PairLosses, full_sigmoid, full_softmax
 from rwkv_jax.training.losses.ring import fitting_chunk
 from rwkv_jax.training.losses.ring_sigmoid import ring_sigmoid
 from rwkv_jax.training.losses.ring_softmax import ring_softmax
@@ -19,7 +19,7 @@ Loss = Callable[
         Mapping[str, Float[Array, ""]],
         Int[Array, "B"],
     ],
-    Float[Array, ""],
+    PairLosses,
 ]
 
 

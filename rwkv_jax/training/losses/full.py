@@ -1,5 +1,7 @@
 """The losses as they are defined, with all B x B logits at once: what the rings are judged by."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -8,12 +10,29 @@ from rwkv_jax.training.losses.features import l2_normalise, product
 from rwkv_jax.training.losses.labels import same_label
 
 
+class PairLosses(NamedTuple):
+    """What every loss here returns.
+
+    Attributes:
+        mean: the loss, a float32 scalar.
+        of_pairs: each pair's part, whose mean it is; to look at, without a gradient.
+    """
+
+    mean: Float[Array, ""]
+    of_pairs: Float[Array, " B"]
+
+
+def mean_of(losses: Float[Array, " B"]) -> PairLosses:
+    """The mean of each pair's loss, and the losses without a gradient."""
+    return PairLosses(jnp.mean(losses), jax.lax.stop_gradient(losses))
+
+
 def full_softmax(
     image_features: Float[Array, "B D"],
     text_features: Float[Array, "B D"],
     scale: Float[Array, ""],
     labels: Int[Array, "B"],
-) -> Float[Array, ""]:
+) -> PairLosses:
     """Symmetric cross entropy in which a row may have several right answers.
 
     CLIP's loss (Radford et al. 2021, figure 3) where every label is another: pair i is the one
@@ -28,15 +47,15 @@ def full_softmax(
         labels: of `pair_labels`.
 
     Returns:
-        A float32 scalar, the mean of both directions. Two orthogonal pairs at scale s give
-        log(1 + exp(-s)).
+        The mean of both directions; a pair's is that of its image and of its text. Two orthogonal
+        pairs at scale s give log(1 + exp(-s)).
     """
     logits = scale * product(l2_normalise(image_features), l2_normalise(text_features).T)
     positives = same_label(labels, labels)
     target = positives / jnp.sum(positives, axis=1, keepdims=True)
-    image_to_text = -jnp.sum(target * jax.nn.log_softmax(logits, axis=1)) / len(logits)
-    text_to_image = -jnp.sum(target * jax.nn.log_softmax(logits.T, axis=1)) / len(logits)
-    return (image_to_text + text_to_image) / 2
+    image_to_text = -jnp.sum(target * jax.nn.log_softmax(logits, axis=1), axis=1)
+    text_to_image = -jnp.sum(target * jax.nn.log_softmax(logits.T, axis=1), axis=1)
+    return mean_of((image_to_text + text_to_image) / 2)
 
 
 def full_sigmoid(
@@ -45,7 +64,7 @@ def full_sigmoid(
     scale: Float[Array, ""],
     bias: Float[Array, ""],
     labels: Int[Array, "B"],
-) -> Float[Array, ""]:
+) -> PairLosses:
     """Every image and text is asked on its own whether they belong together; summed over texts.
 
     Source: SigLIP (Zhai et al. 2023, arXiv 2303.15343), equation 1 and algorithm 1. The sum over
@@ -59,9 +78,9 @@ def full_sigmoid(
         labels: of `pair_labels`.
 
     Returns:
-        A float32 scalar. Two orthogonal pairs at scale s and bias 0 give
-        log(1 + exp(-s)) + log(2).
+        The mean over images; a pair's is its image's. Two orthogonal pairs at scale s and bias 0
+        give log(1 + exp(-s)) + log(2).
     """
     logits = scale * product(l2_normalise(image_features), l2_normalise(text_features).T) + bias
     wrong_way = jnp.where(same_label(labels, labels), -logits, logits)
-    return jnp.mean(jnp.sum(jax.nn.softplus(wrong_way), axis=1))
+    return mean_of(jnp.sum(jax.nn.softplus(wrong_way), axis=1))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rwkv_jax.training.losses.features import l2_normalise, product
+from rwkv_jax.training.losses.full import PairLosses
 from rwkv_jax.training.losses.labels import same_label
 from rwkv_jax.training.losses.ring import Ring, fitting_chunk
 
@@ -26,7 +27,7 @@ def ring_sigmoid(
     labels: Int[Array, "B"],
     *,
     chunk: int,
-) -> Float[Array, ""]:
+) -> PairLosses:
     """`full_sigmoid`, with [pairs a device, chunk] scores at a time; the same arguments and result.
 
     Source: SigLIP (arXiv 2303.15343), section 3.3, passes texts from device to device like this.
@@ -36,7 +37,7 @@ def ring_sigmoid(
     """
     image, text = l2_normalise(image_features), l2_normalise(text_features)
     scale, bias = (jnp.asarray(x, jnp.float32) for x in (scale, bias))
-    return _loss(chunk, image, text, scale, bias, labels)
+    return PairLosses(*_loss(chunk, image, text, scale, bias, labels))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -70,14 +71,14 @@ def _forward(chunk, image, text, scale, bias, labels):
             (),
             chunk=fitting_chunk(chunk, b),
         )
-        return (ring.sum(jnp.sum(losses)) / pairs,)
+        return ring.sum(jnp.sum(losses)) / pairs, losses
 
-    run = ring.on_each_device(on_device, split="bb--b", returns="-")
-    (loss,) = run(image, text, scale, bias, labels)
-    return loss, (image, text, scale, bias, labels)
+    run = ring.on_each_device(on_device, split="bb--b", returns="-b")
+    return run(image, text, scale, bias, labels), (image, text, scale, bias, labels)
 
 
-def _backward(chunk, kept, gradient):
+def _backward(chunk, kept, gradients):
+    gradient, _ = gradients  # the losses of single pairs are to look at alone
     ring = Ring.of_current_mesh()
     pairs = len(kept[0])
 

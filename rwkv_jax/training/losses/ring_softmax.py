@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rwkv_jax.training.losses.features import l2_normalise, product
+from rwkv_jax.training.losses.full import PairLosses
 from rwkv_jax.training.losses.labels import same_label
 from rwkv_jax.training.losses.ring import Ring, fitting_chunk
 
@@ -31,7 +32,7 @@ def ring_softmax(
     labels: Int[Array, "B"],
     *,
     chunk: int,
-) -> Float[Array, ""]:
+) -> PairLosses:
     """`full_softmax`, with [pairs a device, chunk] scores at a time; the same arguments and result.
 
     Source: the running maximum and sum are those of Milakov and Gimelshein 2018 (arXiv 1805.02867).
@@ -40,7 +41,7 @@ def ring_softmax(
         ValueError: `chunk` does not divide the pairs of a device.
     """
     image, text = l2_normalise(image_features), l2_normalise(text_features)
-    return _loss(chunk, image, text, jnp.asarray(scale, jnp.float32), labels)
+    return PairLosses(*_loss(chunk, image, text, jnp.asarray(scale, jnp.float32), labels))
 
 
 class ExpSum(NamedTuple):
@@ -118,15 +119,17 @@ def _forward(chunk, image, text, scale, labels):
             chunk=fitting_chunk(chunk, b),
         )
         right = row.right / row.answers
-        losses = row.exp_sum.above(right) + column.above(right)
-        return ring.sum(jnp.sum(losses)) / (2 * pairs), row.exp_sum, column, row.answers
+        losses = (row.exp_sum.above(right) + column.above(right)) / 2
+        mean = ring.sum(jnp.sum(losses)) / pairs
+        return mean, losses, row.exp_sum, column, row.answers
 
-    run = ring.on_each_device(on_device, split="bb-b", returns="-bbb")
-    loss, row, column, count = run(image, text, scale, labels)
-    return loss, (image, text, scale, labels, row, column, count)
+    run = ring.on_each_device(on_device, split="bb-b", returns="-bbbb")
+    mean, losses, row, column, count = run(image, text, scale, labels)
+    return (mean, losses), (image, text, scale, labels, row, column, count)
 
 
-def _backward(chunk, kept, gradient):
+def _backward(chunk, kept, gradients):
+    gradient, _ = gradients  # the losses of single pairs are to look at alone
     ring = Ring.of_current_mesh()
     pairs = len(kept[0])
 
