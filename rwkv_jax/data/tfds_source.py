@@ -1,8 +1,9 @@
 """Any prepared TFDS dataset as records: which feature is what is found from their types.
 
-The picture is the only image feature, or the one named `image`. Every text feature is a kind of text, every class label a
-label; a feature inside others is named by the last part of its path where that is unique, as in
-{"texts": {"label": ...}}. Pictures are handed over encoded (`SkipDecoding`): no TensorFlow needed.
+The picture is the only image feature, or the one named `image`. Every text feature is a kind of
+text, every class label a label; a feature inside others is named by the last part of its path where
+that is unique, as in {"texts": {"label": ...}}. Pictures are handed over encoded (`SkipDecoding`):
+no TensorFlow needed.
 """
 
 import hashlib

@@ -89,7 +89,9 @@ def match_classes(
             )
         return tuple(range(len(found)))
     whole = prompts_of(entry.name)
-    known = {plain(own): title for own, title in zip(whole.dataset_names, whole.titles, strict=True)}
+    known = {
+        plain(own): title for own, title in zip(whole.dataset_names, whole.titles, strict=True)
+    }
     known |= {plain(title): title for title in whole.titles}
     strangers = [name for name in found if plain(name) not in known]
     if strangers:

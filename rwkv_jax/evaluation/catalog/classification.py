@@ -222,11 +222,7 @@ _ROWS = (
         "clevr_counts",
         "CLEVR",
         "accuracy",
-        {
-            "clip": Parts(
-                Pick("train", Draw(2_000)), Pick("validation", Draw(500)), 2_000, 500
-            )
-        },
+        {"clip": Parts(Pick("train", Draw(2_000)), Pick("validation", Draw(500)), 2_000, 500)},
         Tfds("clevr", "3.*.*", derive="clevr_counts"),
     ),
     ClassificationSet(

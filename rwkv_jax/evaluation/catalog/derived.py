@@ -1,8 +1,8 @@
 """Classes that TFDS does not store but that follow from what it stores of an example.
 
 Each function maps an example to labels: {"class": index} in the order of the set's classes in
-clip_prompts.json, or {CLASS: 0 or 1} for each class where a picture may have several; -1 is
-unknown.
+clip_prompts.json, or {"class/NAME": 0 or 1} for each class where a picture may have several; -1
+is unknown.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ def voc_classes(example: dict[str, Any]) -> dict[str, int]:
         easy[name] = easy.get(name, False) or not difficult
     by_name = {plain(name): found for name, found in easy.items()}
     return {
-        title: {None: 0, True: 1, False: -1}[by_name.get(plain(title))]
+        f"class/{title}": {None: 0, True: 1, False: -1}[by_name.get(plain(title))]
         for title in prompts_of("voc2007").titles
     }
 

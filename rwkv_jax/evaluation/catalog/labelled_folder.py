@@ -13,8 +13,7 @@ LABEL = "class"
 class LabelledFolder:
     """See `rwkv_jax.data.records.Source`. Pictures are read when they are asked for.
 
-    A set whose pictures have several classes each has one label a class, 0 or 1; any other has
-    the label "class".
+    The label is "class"; where pictures may have several classes, "class/NAME" is 0 or 1 for each.
     """
 
     text_kinds: tuple[str, ...] = ()
@@ -42,9 +41,7 @@ class LabelledFolder:
             )
         names = sorted({name for row in rows for name in _split(row.classes)})
         self._place = {name: i for i, name in enumerate(names)}
-        self.class_names: dict[str, tuple[str, ...]] = (
-            {name: ("absent", "present") for name in names} if several else {LABEL: tuple(names)}
-        )
+        self.class_names: dict[str, tuple[str, ...]] = {LABEL: tuple(names)}
         self.content_hash = self._hash()
 
     def __len__(self) -> int:
@@ -60,7 +57,7 @@ class LabelledFolder:
         row = self._rows[index]
         if self._several:
             own = set(_split(row.classes))
-            labels = {name: int(name in own) for name in self._place}
+            labels = {f"{LABEL}/{name}": int(name in own) for name in self._place}
         else:
             labels = {LABEL: self._place[row.classes]}
         return Record(key=row.file, image=b"", texts={}, labels=labels)

@@ -86,11 +86,13 @@ def gtsrb(root: Path) -> Iterator[Row]:
     for of_class in _folders(root / "Training") if (root / "Training").is_dir() else ():
         for file in sorted(of_class.glob("*.ppm")):
             yield Row(file.relative_to(root).as_posix(), "train", of_class.name)
-    for table in sorted({*root.glob("GT-final_test.csv"), *root.glob("Final_Test/**/GT-final*.csv")}):
+    for table in sorted(
+        {*root.glob("GT-final_test.csv"), *root.glob("Final_Test/**/GT-final*.csv")}
+    ):
         with table.open(encoding="utf-8", newline="") as lines:
             for row in csv.DictReader(lines, delimiter=";"):
-                file = f"Final_Test/Images/{row['Filename']}"
-                yield Row(file, "test", f"{int(row['ClassId']):05d}")
+                picture = f"Final_Test/Images/{row['Filename']}"
+                yield Row(picture, "test", f"{int(row['ClassId']):05d}")
         return
 
 

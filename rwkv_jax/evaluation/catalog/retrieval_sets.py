@@ -12,7 +12,7 @@ _ROWS = (
         "MSCOCO",
         "dataset_coco.json",
         5_000,
-        # 25,010 captions in all: some pictures have more than five; the authors' code takes every one
+        # 25,010 captions: some pictures have more than five, and the authors' code takes all
         {"clip": 5, "deepglint": None},
         f"{PAGE} and http://images.cocodataset.org/zips/val2014.zip",
     ),

@@ -1,4 +1,8 @@
-"""A split of a set in the suite's terms: CLIP's classes, and only the pictures that a part takes."""
+"""Views of a source: several splits as one, other labels, only some of its records.
+
+All are `rwkv_jax.data.records.Source`s that can also `describe` a record: give it without its
+picture, which is then not even read where the source underneath can do so.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,23 +11,21 @@ import numpy as np
 from jaxtyping import Int
 
 from rwkv_jax.data.records import Record, Source
-from rwkv_jax.evaluation.catalog.labelled_folder import LABEL
-
-Labels = dict[str, int]
 
 
 def describe(source: Source, index: int) -> Record:
-    """A record without its picture, which a source that can does not even read."""
+    """A record without its picture."""
     record = source.describe(index) if hasattr(source, "describe") else source[index]
     return Record(key=record["key"], image=b"", texts=record["texts"], labels=record["labels"])
 
 
-class Selection:
-    """Some records of a source, with other keys and labels. See `rwkv_jax.data.records.Source`.
+class Relabelled:
+    """A source whose records are changed one by one, but for the pictures.
 
-    Attributes:
-      split: which pictures these are, in words.
-      keys_sha256: of the sorted keys: two runs with the same were judged on the same pictures.
+    Args:
+      source: the records.
+      change: from a record and its place to the new record.
+      class_names: of the new records.
     """
 
     text_kinds: tuple[str, ...] = ()
@@ -31,35 +33,24 @@ class Selection:
     def __init__(
         self,
         source: Source,
-        index: Int[np.ndarray, " n"],
-        keys: Sequence[str],
-        labels: Sequence[Labels],
-        *,
-        name: str,
-        split: str,
+        change: Callable[[Record, int], Record],
         class_names: dict[str, tuple[str, ...]],
     ) -> None:
-        self.name = name
-        self.split = split
-        self.class_names = class_names
+        self.name = source.name
         self.content_hash = source.content_hash
+        self.class_names = class_names
         self._source = source
-        self._index = index
-        self._keys = list(keys)
-        self._labels = list(labels)
-        self.keys_sha256 = hashlib.sha256("\n".join(sorted(self._keys)).encode()).hexdigest()
+        self._change = change
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        record = self.describe(index)
-        record["image"] = self._source[int(self._index[index])]["image"]
-        return record
+        return self._change(self._source[index], index)
 
     def describe(self, index: int) -> Record:
-        """The record without its picture, which is not read."""
-        return Record(key=self._keys[index], image=b"", texts={}, labels=dict(self._labels[index]))
+        """The record without its picture."""
+        return self._change(describe(self._source, index), index)
 
 
 class Joined:
@@ -73,27 +64,49 @@ class Joined:
         self.name = "+".join(source.name for source in sources)
         self.class_names = sources[0].class_names
         hashes = "".join(source.content_hash for source in sources)
-        self.content_hash = (
-            sources[0].content_hash
-            if len(sources) == 1
-            else hashlib.sha256(hashes.encode()).hexdigest()
-        )
+        self.content_hash = hashlib.sha256(hashes.encode()).hexdigest()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> Record:
-        return self._at(index, lambda source, place: source[place])
+        source, place = self._find(index)
+        return source[place]
 
     def describe(self, index: int) -> Record:
         """The record without its picture."""
-        return self._at(index, describe)
+        return describe(*self._find(index))
 
-    def _at(self, index: int, read: Callable[[Source, int], Record]) -> Record:
+    def _find(self, index: int) -> tuple[Source, int]:
         part = int(np.searchsorted(self._starts, index, "right")) - 1
-        return read(self._sources[part], int(index - self._starts[part]))
+        return self._sources[part], int(index - self._starts[part])
 
 
-def class_of(labels: Sequence[Labels]) -> Int[np.ndarray, " n"]:
-    """[n] the class of each record, -1 where unknown or where there are several."""
-    return np.array([each.get(LABEL, -1) for each in labels], np.int64)
+class Selection:
+    """Some records of a source.
+
+    Attributes:
+      split: which pictures these are, in words.
+    """
+
+    text_kinds: tuple[str, ...] = ()
+
+    def __init__(
+        self, source: Source, index: Int[np.ndarray, " n"], *, name: str, split: str
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.class_names = source.class_names
+        self.content_hash = hashlib.sha256(f"{source.content_hash} {split}".encode()).hexdigest()
+        self._source = source
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._index[index])]
+
+    def describe(self, index: int) -> Record:
+        """The record without its picture."""
+        return describe(self._source, int(self._index[index]))
