@@ -89,6 +89,8 @@ def match_classes(
             )
         return tuple(range(len(found)))
     whole = prompts_of(entry.name)
+    if tuple(found) == tuple(map(str, range(len(whole.classes)))):  # nameless; in CLIP's order
+        found = whole.titles
     known = {
         plain(own): title for own, title in zip(whole.dataset_names, whole.titles, strict=True)
     }

@@ -20,8 +20,8 @@ def torch_permutation(count: int, seed: int) -> Int[np.ndarray, " count"]:
     place i + bits % (count - i).
 
     Example:
-      >>> torch_permutation(5, 3072).tolist()  # torch 2.9
-      [1, 4, 2, 0, 3]
+      >>> torch_permutation(5, 3072).tolist()  # as torch 2.14.1 has it
+      [1, 4, 3, 2, 0]
     """
     bits = np.random.RandomState(seed).randint(0, 2**32, max(count - 1, 0), dtype=np.uint32)
     order = list(range(count))

@@ -28,8 +28,9 @@ from rwkv_jax.evaluation.progress import progress
 Part = Literal["train", "test"]
 # `tfds build` of version 4.9.10 wants apache-beam and mlcroissant as well; this wants neither.
 PREPARE = (
-    'pip install tensorflow tensorflow-datasets array_record, then python -c "import'
-    " tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{data_dir}',"
+    "pip install tensorflow tensorflow-datasets array_record importlib_resources, then python -c"
+    ' "import tensorflow_datasets as tfds;'
+    " tfds.builder('{name}', data_dir='{data_dir}',"
     " file_format='array_record').download_and_prepare()\""
 )
 
