@@ -10,23 +10,25 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import rwkv_jax
 from rwkv_jax.config import ConfigError, load_config
+from rwkv_jax.evaluation.catalog.entry import MODES
 from rwkv_jax.evaluation.class_cache import ClassCache
-from rwkv_jax.evaluation.catalog.entry import MODES, Mode
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.results import versions, write_results
 from rwkv_jax.evaluation.run import evaluate, to_standard_error
 from rwkv_jax.evaluation.suite.ledger import Ledger
+from rwkv_jax.evaluation.suite.protocol import SWITCHES, Protocol
 from rwkv_jax.evaluation.suite.run import SuiteResults, run_suite
-from rwkv_jax.evaluation.suite.tasks import tasks_of
+from rwkv_jax.evaluation.suite.tasks import Task, tasks_of
 from rwkv_jax.evaluation.suite.write import write_suite
 from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
@@ -87,30 +89,28 @@ def suite_folder(checkpoint: Path, run: Path | None) -> Path:
     return checkpoint / "suite"
 
 
-def suite_settings(config: Path | None, run: Path | None) -> tuple[int, str, str]:
-    """Batch size, data folder and precision: a config's where there is one, else the usual."""
+def suite_settings(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
+    """A config's where there is one, else the usual: nothing of the suite needs one."""
     if config is None and run is None:
-        return EvalConfig().batch_size, "data", "auto"
-    chosen, data_dir, precision = choose_config(config, run)
-    return chosen.batch_size, data_dir, precision
+        return EvalConfig(), "data", "auto"
+    return choose_config(config, run)
 
 
-def paper_suite(
-    names: list[str],
-    mode: Mode,
+def measure_suite(
+    tasks: Sequence[Task],
+    protocol: Protocol,
     restored: PretrainedClip,
-    params: Any,
-    folder: Path,
-    *,
-    batch_size: int,
+    config: EvalConfig,
     data_dir: str,
-    precision: str,
+    *,
+    name: str,
+    dtype: jnp.dtype,
+    folder: Path,
 ) -> SuiteResults:
-    """Measures what `names` ask for on all devices of this process, and writes FOLDER's files."""
-    tasks = tasks_of(names)
+    """Measures tasks on all devices of this process, and writes FOLDER's files."""
+    params = params_to_dict(nnx.state(restored.model))
     mesh = make_mesh(MeshConfig(), jax.local_devices())
-    batch_size = math.ceil(batch_size / mesh.size) * mesh.size
-    dtype = compute_dtype(precision)
+    batch_size = math.ceil(config.batch_size / mesh.size) * mesh.size
     checkpoint = {
         "path": str(restored.source),
         "step": restored.step,
@@ -122,15 +122,23 @@ def paper_suite(
         "precision": dtype.name,
         "batch_size": batch_size,
         "devices": mesh.size,
+        "pool_padding": config.pool_padding,
     }
-    embedder = embedder_from(restored.config, params, dtype=dtype, batch_size=batch_size, mesh=mesh)
+    embedder = embedder_from(
+        restored.config,
+        params,
+        dtype=dtype,
+        batch_size=batch_size,
+        pool_padding=config.pool_padding,
+        mesh=mesh,
+    )
     results = run_suite(
-        embedder, tasks, mode, data_dir, say=to_standard_error, ledger=Ledger(folder, basis)
+        embedder, tasks, protocol, data_dir, say=to_standard_error, ledger=Ledger(folder, basis)
     )
     write_suite(
         folder,
         results,
-        name=restored.source.resolve().name,
+        name=name if restored.step is None else f"{name}, step {restored.step}",
         checkpoint=checkpoint,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
         precision=dtype.name,
@@ -178,6 +186,13 @@ def main() -> None:
         "--mode", choices=MODES, default="clip", help="with --suite: whose protocol; default clip"
     )
     parser.add_argument(
+        "--switch",
+        nargs="+",
+        choices=SWITCHES,
+        default=[],
+        help="with --suite: quirks of the authors' code to reproduce",
+    )
+    parser.add_argument(
         "--params", choices=("live", "ema"), help="default: what the config's eval.params says"
     )
     arguments = parser.parse_args()
@@ -186,18 +201,21 @@ def main() -> None:
     if arguments.suite:
         folder = arguments.out or suite_folder(arguments.checkpoint, run)
         try:
-            tasks_of(arguments.suite)  # a wrong name should not wait for a gigabyte to be read
-            batch_size, data_dir, precision = suite_settings(arguments.config, run)
-            restored = rwkv_jax.load(arguments.checkpoint, precision)
-            results = paper_suite(
-                arguments.suite,
-                arguments.mode,
+            tasks = tasks_of(arguments.suite)
+            protocol = Protocol(arguments.mode, tuple(arguments.switch))
+            config, data_dir, precision = suite_settings(arguments.config, run)
+            restored = rwkv_jax.load(
+                arguments.checkpoint, precision, params=arguments.params or config.params
+            )
+            results = measure_suite(
+                tasks,
+                protocol,
                 restored,
-                params_to_dict(nnx.state(restored.model)),
-                folder,
-                batch_size=batch_size,
-                data_dir=arguments.data_dir or data_dir,
-                precision=precision,
+                config,
+                arguments.data_dir or data_dir,
+                name=(run or arguments.checkpoint.resolve()).name,
+                dtype=compute_dtype(precision),
+                folder=folder,
             )
         except (ValueError, FileNotFoundError, NotADirectoryError) as error:
             print(f"eval.py: {error}", file=sys.stderr)

@@ -18,6 +18,7 @@ from rwkv_jax.evaluation.figure import Figure, shown
 from rwkv_jax.evaluation.linear_probe import linear_probe
 from rwkv_jax.evaluation.prompts import PROMPTS, prompt_hash
 from rwkv_jax.evaluation.retrieval import retrieval
+from rwkv_jax.evaluation.suite.protocol import Protocol
 from rwkv_jax.evaluation.suite.run import SuiteResults, check_on_disk, run_suite
 from rwkv_jax.evaluation.suite.tasks import tasks_of
 from rwkv_jax.evaluation.zero_shot import zero_shot
@@ -101,7 +102,7 @@ def check_datasets(config: EvalConfig, data_dir: str) -> None:
             wanted.add((probe.dataset, probe.validation_split))
     for dataset, split in sorted(wanted):
         open_dataset(dataset, split, data_dir)
-    check_on_disk(tasks_of(config.suite), config.suite_mode, data_dir)
+    check_on_disk(tasks_of(config.suite), Protocol(config.suite_mode), data_dir)
 
 
 def to_standard_error(line: str) -> None:
@@ -173,7 +174,7 @@ def evaluate(
     if config.suite:
         started = time.monotonic()
         tasks = tasks_of(config.suite)
-        suite = run_suite(embedder, tasks, config.suite_mode, data_dir, say=say)
+        suite = run_suite(embedder, tasks, Protocol(config.suite_mode), data_dir, say=say)
         for problem in (*suite.missing.values(), *suite.failed.values()):
             raise ValueError(problem)
         for each in suite.measured.values():

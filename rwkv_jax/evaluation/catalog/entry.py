@@ -10,6 +10,7 @@ from typing import Literal
 Mode = Literal["clip", "deepglint"]
 MODES: tuple[Mode, ...] = ("clip", "deepglint")
 
+Part = Literal["train", "validation", "test"]
 Metric = Literal["accuracy", "mean_per_class", "map_11", "roc_auc", "top_1_5"]
 METRIC_TITLES: dict[Metric, str] = {
     "accuracy": "accuracy",
@@ -67,12 +68,33 @@ class Pick:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The part to fit on and the part to judge on, with their sizes in the paper."""
+    """The part to fit on and the part to judge on, with their sizes in the paper.
+
+    `validation` is what a probe chooses its penalty on, before it is fitted on both; None leaves it
+    to hold a share of `train` out.
+    """
 
     train: Pick
     test: Pick
     train_count: int
     test_count: int
+    validation: Pick | None = None
+    validation_count: int = 0
+
+    def pick(self, part: Part) -> Pick:
+        """The pictures of a part, which must exist."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}[part]
+        assert found is not None, part
+        return found
+
+    def count(self, part: Part) -> int:
+        """How many pictures a part has in the paper."""
+        counts = {
+            "train": self.train_count,
+            "validation": self.validation_count,
+            "test": self.test_count,
+        }
+        return counts[part]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ its validation pictures are judged.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -18,14 +17,20 @@ from rwkv_jax.data.tfds_source import TfdsSource
 from rwkv_jax.evaluation.catalog.classes import Prompts, match_classes, prompts_of
 from rwkv_jax.evaluation.catalog.derived import DERIVED
 from rwkv_jax.evaluation.catalog.draw import drawn
-from rwkv_jax.evaluation.catalog.entry import ClassificationSet, Mode, Pick, RetrievalSet, Tfds
+from rwkv_jax.evaluation.catalog.entry import (
+    ClassificationSet,
+    Mode,
+    Part,
+    Pick,
+    RetrievalSet,
+    Tfds,
+)
 from rwkv_jax.evaluation.catalog.karpathy import KarpathySource
 from rwkv_jax.evaluation.catalog.labelled_folder import LABEL, LabelledFolder
 from rwkv_jax.evaluation.catalog.layouts import Row, read_rows
 from rwkv_jax.evaluation.catalog.selection import Joined, Relabelled, Selection
 from rwkv_jax.evaluation.progress import progress
 
-Part = Literal["train", "test"]
 # `tfds build` of version 4.9.10 wants apache-beam and mlcroissant as well; this wants neither.
 PREPARE = (
     "pip install tensorflow tensorflow-datasets array_record importlib_resources, then python -c"
@@ -46,8 +51,7 @@ def open_part(entry: ClassificationSet, part: Part, mode: Mode, data_dir: str) -
       MissingSetError: it is not on disk.
       DatasetError: it is, but not as it should be.
     """
-    parts = entry.parts_of(mode)
-    pick = parts.train if part == "train" else parts.test
+    pick = entry.parts_of(mode).pick(part)
     prompts = prompts_of(entry.name, pick.without)
     if entry.tfds and _prepared(entry.tfds, pick, data_dir):
         return _from_tfds(entry, entry.tfds, pick, prompts, data_dir)
@@ -56,6 +60,23 @@ def open_part(entry: ClassificationSet, part: Part, mode: Mode, data_dir: str) -
     if not rows:
         raise MissingSetError(how_to_get(entry, pick, data_dir))
     return _from_folder(entry, part, root, rows, prompts)
+
+
+def open_validation(entry: ClassificationSet, mode: Mode, data_dir: str) -> Selection | None:
+    """The part that a probe chooses its penalty on; None where the set has none.
+
+    Raises:
+      DatasetError: it is not as it should be.
+    """
+    parts = entry.parts_of(mode)
+    if entry.tfds and _prepared(entry.tfds, parts.train, data_dir):
+        return open_part(entry, "validation", mode, data_dir) if parts.validation else None
+    root = Path(data_dir) / entry.name
+    rows = read_rows(root, entry.layout) if root.is_dir() else []
+    if {"validation", "test"} <= {row.split for row in rows}:
+        prompts = prompts_of(entry.name, parts.test.without)
+        return _from_folder(entry, "validation", root, rows, prompts)
+    return None
 
 
 def open_captions(entry: RetrievalSet, mode: Mode, data_dir: str) -> KarpathySource:
@@ -153,12 +174,10 @@ def _from_folder(
     entry: ClassificationSet, part: Part, root: Path, rows: list[Row], prompts: Prompts
 ) -> Selection:
     has_test = any(row.split == "test" for row in rows)
-    splits = ["test" if has_test else "validation"]
-    if part == "train":
-        splits = ["train", "validation"] if has_test else ["train"]
+    split = "validation" if part == "test" and not has_test else part
     several = entry.metric == "map_11"
-    source = LabelledFolder(root, rows, splits, several=several)
-    words = f"the folder's own {'+'.join(splits)}"
+    source = LabelledFolder(root, rows, split, several=several)
+    words = f"the folder's own {split}"
     names = {LABEL: prompts.titles}
     if several:
         own_names = source.class_names[LABEL]

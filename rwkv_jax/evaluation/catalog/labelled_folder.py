@@ -18,27 +18,23 @@ class LabelledFolder:
 
     text_kinds: tuple[str, ...] = ()
 
-    def __init__(
-        self, root: Path, rows: Sequence[Row], splits: Sequence[str], *, several: bool
-    ) -> None:
+    def __init__(self, root: Path, rows: Sequence[Row], split: str, *, several: bool) -> None:
         """Args:
           root: the folder.
           rows: all of it.
-          splits: those to take.
+          split: the one to take.
           several: whether a picture may have several classes.
 
         Raises:
-          DatasetError: none of the splits has a picture.
+          DatasetError: the split has no picture.
         """
         self._root = root
         self._several = several
-        self._rows = [row for row in rows if row.split in splits]
-        self.name = f"{root}/{'+'.join(splits)}"
+        self._rows = [row for row in rows if row.split == split]
+        self.name = f"{root}/{split}"
         if not self._rows:
             there = ", ".join(sorted({row.split for row in rows})) or "none"
-            raise DatasetError(
-                f"{root} has no pictures of the split {' or '.join(splits)}; its splits: {there}."
-            )
+            raise DatasetError(f"{root} has no pictures of the split {split}; its splits: {there}.")
         names = sorted({name for row in rows for name in _split(row.classes)})
         self._place = {name: i for i, name in enumerate(names)}
         self.class_names: dict[str, tuple[str, ...]] = {LABEL: tuple(names)}

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 
-from rwkv_jax.evaluation import score_metrics
 from rwkv_jax.evaluation.catalog.classes import Prompts, prompts_of
 from rwkv_jax.evaluation.catalog.classification import CLASSIFICATION
-from rwkv_jax.evaluation.catalog.entry import ClassificationSet, Mode
-from rwkv_jax.evaluation.catalog.find import Part, open_captions, open_part
+from rwkv_jax.evaluation.catalog.entry import Part
+from rwkv_jax.evaluation.catalog.find import open_captions, open_part, open_validation
 from rwkv_jax.evaluation.catalog.karpathy import KarpathySource
 from rwkv_jax.evaluation.catalog.labelled_folder import LABEL
 from rwkv_jax.evaluation.catalog.retrieval_sets import RETRIEVAL
@@ -22,18 +21,20 @@ from rwkv_jax.evaluation.config import LinearProbeConfig, RetrievalConfig, ZeroS
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts, unit_length
 from rwkv_jax.evaluation.figure import Figure
 from rwkv_jax.evaluation.linear_probe import linear_probe
+from rwkv_jax.evaluation.probe.judge import JUDGES
+from rwkv_jax.evaluation.reference_quirks import CAPTION_PREFIX
 from rwkv_jax.evaluation.retrieval import retrieval
 from rwkv_jax.evaluation.suite.measured import Measured, PartFacts
+from rwkv_jax.evaluation.suite.protocol import Protocol
 from rwkv_jax.evaluation.suite.tasks import Task
 from rwkv_jax.evaluation.zero_shot import class_scores, zero_shot
 
 PartSource = Selection | KarpathySource
 Pictures = Callable[[Part], EmbeddedSplit]
-ALL_ROWS = 10**9  # the probe fits on every picture
 FIGURE_OF = {"accuracy": "top_1", "mean_per_class": "mean_per_class"}
 
 
-def open_parts(task: Task, mode: Mode, data_dir: str) -> dict[Part, PartSource]:
+def open_parts(task: Task, protocol: Protocol, data_dir: str) -> dict[Part, PartSource]:
     """The parts that a task needs, opened.
 
     Raises:
@@ -41,27 +42,33 @@ def open_parts(task: Task, mode: Mode, data_dir: str) -> dict[Part, PartSource]:
       DatasetError: it is, but not as it should be.
     """
     if task.kind == "retrieval":
-        return {"test": open_captions(RETRIEVAL[task.dataset], mode, data_dir)}
+        return {"test": open_captions(RETRIEVAL[task.dataset], protocol.mode, data_dir)}
     entry = CLASSIFICATION[task.dataset]
-    wanted: tuple[Part, ...] = ("train", "test") if task.kind == "linear_probe" else ("test",)
-    return {part: open_part(entry, part, mode, data_dir) for part in wanted}
+    mode = protocol.mode
+    test = open_part(entry, "test", mode, data_dir)
+    if task.kind == "zero_shot":
+        return {"test": test}
+    parts: dict[Part, PartSource] = {"train": open_part(entry, "train", mode, data_dir)}
+    if (validation := open_validation(entry, mode, data_dir)) is not None:
+        parts["validation"] = validation
+    return {**parts, "test": test}
 
 
-def settings_of(task: Task, mode: Mode) -> dict[str, Any]:
+def settings_of(task: Task, protocol: Protocol) -> dict[str, Any]:
     """Everything beside the pictures and the parameters that a task's result depends on."""
     if task.kind == "retrieval":
-        return {"switches": dataclasses.asdict(_retrieval_config(task))}
+        return {"switches": dataclasses.asdict(_retrieval_config(task, protocol))}
     if task.kind == "linear_probe":
         return {"switches": dataclasses.asdict(_probe_config(task))}
     return {
-        "switches": dataclasses.asdict(_zero_shot_config(task)),
-        "prompts": _prompts(CLASSIFICATION[task.dataset], mode).sha256,
+        "switches": dataclasses.asdict(_zero_shot_config(task, protocol)),
+        "prompts": _prompts(task, protocol).sha256,
     }
 
 
 def measure(
     task: Task,
-    mode: Mode,
+    protocol: Protocol,
     sources: dict[Part, PartSource],
     pictures: Pictures,
     embed_texts: EmbedTexts,
@@ -70,7 +77,7 @@ def measure(
 
     Args:
       task: which.
-      mode: whose protocol.
+      protocol: how.
       sources: what `open_parts` gave.
       pictures: the features of a part of the task's set.
       embed_texts: features of texts.
@@ -79,22 +86,25 @@ def measure(
       ValueError: the pictures lack what the evaluator needs, or it does not yield the set's metric.
     """
     splits = {part: pictures(part) for part in sources}
-    facts = tuple(_facts(task, mode, part, sources[part], splits[part]) for part in sources)
+    facts = tuple(_facts(task, protocol, part, sources[part], splits[part]) for part in sources)
     started = time.monotonic()
     prompts: Prompts | None = None
     config: RetrievalConfig | LinearProbeConfig | ZeroShotConfig
     metric: str
     if task.kind == "retrieval":
-        config, metric = _retrieval_config(task), "image_to_text/R@1"
+        config, metric = _retrieval_config(task, protocol), "image_to_text/R@1"
         found = _named(retrieval(embed_texts, splits["test"], config), config.name)
         # with one kind of text, its figures are those of all texts once more
         found = [figure for figure in found if not figure.name.startswith("caption/")]
     elif task.kind == "linear_probe":
         config, metric = _probe_config(task), CLASSIFICATION[task.dataset].metric
-        found = _named(linear_probe(splits["train"], splits["test"], config), config.name)
+        lazily = linear_probe(
+            splits["train"], splits["test"], config, validation=splits.get("validation")
+        )
+        found = _named(lazily, config.name)
     else:
-        config, metric = _zero_shot_config(task), CLASSIFICATION[task.dataset].metric
-        prompts = _prompts(CLASSIFICATION[task.dataset], mode)
+        config, metric = _zero_shot_config(task, protocol), CLASSIFICATION[task.dataset].metric
+        prompts = _prompts(task, protocol)
         found = _zero_shot_figures(metric, config, splits["test"], embed_texts, prompts)
     found = _with_headline(task, metric, found)
     headline = next(figure for figure in found if figure.name == metric)
@@ -147,20 +157,14 @@ def _zero_shot_figures(
     if metric == "map_11":
         classes = embed_classes(prompts.titles)
         scores = split.features.astype(np.float64) @ classes.astype(np.float64).T
-        labels = several_labels(split, prompts.titles)
-        value = score_metrics.mean_average_precision(scores, labels)
-        return [Figure(metric, value, score_metrics.chance_mean_average_precision(labels))]
+        truth = split.multi_label(LABEL)
+        # of a random order the precision is the share of positives at every recall
+        return [Figure(metric, JUDGES[metric](scores, truth), float(np.nanmean(truth)))]
     found = _named(zero_shot(embed_classes, split, config), config.name)
     if metric == "roc_auc":
         two, of_class = class_scores(embed_classes, split, config)
-        found.append(Figure(metric, score_metrics.roc_auc(two[:, 1] - two[:, 0], of_class), 0.5))
+        found.append(Figure(metric, JUDGES[metric](two, of_class), 0.5))
     return found
-
-
-def several_labels(split: EmbeddedSplit, titles: Sequence[str]) -> Int[np.ndarray, "P classes"]:
-    """1, 0 or -1 (unknown) for each class of each picture, where it may have several."""
-    rows = [[labels[f"{LABEL}/{title}"] for title in titles] for labels in split.labels]
-    return np.array(rows, np.int64)
 
 
 def _with_headline(task: Task, metric: str, found: list[Figure]) -> list[Figure]:
@@ -184,13 +188,12 @@ def _named(figures: Any, prefix: str) -> list[Figure]:
 
 
 def _facts(
-    task: Task, mode: Mode, part: Part, source: PartSource, split: EmbeddedSplit
+    task: Task, protocol: Protocol, part: Part, source: PartSource, split: EmbeddedSplit
 ) -> PartFacts:
     if task.kind == "retrieval":
         expected = RETRIEVAL[task.dataset].count
     else:
-        parts = CLASSIFICATION[task.dataset].parts_of(mode)
-        expected = parts.train_count if part == "train" else parts.test_count
+        expected = CLASSIFICATION[task.dataset].parts_of(protocol.mode).count(part)
     keys = "\n".join(sorted(split.keys))
     return PartFacts(
         part=part,
@@ -204,18 +207,28 @@ def _facts(
     )
 
 
-def _prompts(entry: ClassificationSet, mode: Mode) -> Prompts:
-    return prompts_of(entry.name, entry.parts_of(mode).test.without)
+def _prompts(task: Task, protocol: Protocol) -> Prompts:
+    parts = CLASSIFICATION[task.dataset].parts_of(protocol.mode)
+    return prompts_of(task.dataset, parts.test.without)
 
 
-def _retrieval_config(task: Task) -> RetrievalConfig:
-    return RetrievalConfig(task.dataset, "test")
+def _retrieval_config(task: Task, protocol: Protocol) -> RetrievalConfig:
+    prefix = CAPTION_PREFIX if "caption_prefix" in protocol.switches else ""
+    return RetrievalConfig(task.dataset, "test", caption_prefix=prefix)
 
 
 def _probe_config(task: Task) -> LinearProbeConfig:
-    return LinearProbeConfig(task.dataset, "train", "test", LABEL, max_train=ALL_ROWS)
+    metric = CLASSIFICATION[task.dataset].metric
+    return LinearProbeConfig(task.dataset, "train", "test", LABEL, metric)
 
 
-def _zero_shot_config(task: Task) -> ZeroShotConfig:
+def _zero_shot_config(task: Task, protocol: Protocol) -> ZeroShotConfig:
     # "plain": the templates are already in what `ensembled` gives for a name
-    return ZeroShotConfig(task.dataset, "test", LABEL, prompts="plain")
+    return ZeroShotConfig(
+        task.dataset,
+        "test",
+        LABEL,
+        prompts="plain",
+        integer_logits="integer_logits" in protocol.switches,
+        phantom_rows="phantom_rows" in protocol.switches and task.dataset == "imagenet",
+    )

@@ -11,7 +11,7 @@ class PartFacts:
     """Which pictures a part has.
 
     Attributes:
-      part: "train" or "test".
+      part: "train", "validation" or "test".
       source: the dataset and split it was read from.
       split: which pictures were taken, in words.
       content_hash: of the source and the choice.

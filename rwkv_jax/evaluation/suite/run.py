@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rwkv_jax.evaluation.catalog.entry import Mode
-from rwkv_jax.evaluation.catalog.find import MissingSetError, Part
+from rwkv_jax.evaluation.catalog.entry import Part
+from rwkv_jax.evaluation.catalog.find import MissingSetError
 from rwkv_jax.evaluation.embed import Embedder
 from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.suite.ledger import Ledger
 from rwkv_jax.evaluation.suite.measure import PartSource, measure, open_parts, settings_of
 from rwkv_jax.evaluation.suite.measured import Measured
+from rwkv_jax.evaluation.suite.protocol import Protocol
 from rwkv_jax.evaluation.suite.tasks import Task
 
 Say = Callable[[str], None]
@@ -25,34 +26,34 @@ class SuiteResults:
     """What a run of the suite found.
 
     Attributes:
-      mode: whose protocol.
+      protocol: how it was measured.
       measured: by task name, in the order that was asked for.
       missing: by set name, how to get it.
       failed: by task name, what went wrong.
       reused: the tasks whose result lay on disk.
     """
 
-    mode: Mode
+    protocol: Protocol
     measured: dict[str, Measured]
     missing: dict[str, str]
     failed: dict[str, str]
     reused: tuple[str, ...]
 
 
-def check_on_disk(tasks: Sequence[Task], mode: Mode, data_dir: str) -> None:
+def check_on_disk(tasks: Sequence[Task], protocol: Protocol, data_dir: str) -> None:
     """Opens every part, so that a long run does not end at a missing one.
 
     Raises:
       DatasetError: a set is missing or not as it should be.
     """
     for task in tasks:
-        open_parts(task, mode, data_dir)
+        open_parts(task, protocol, data_dir)
 
 
 def run_suite(
     embedder: Embedder,
     tasks: Sequence[Task],
-    mode: Mode,
+    protocol: Protocol,
     data_dir: str,
     *,
     say: Say,
@@ -63,7 +64,7 @@ def run_suite(
     Args:
       embedder: encodes pictures and texts.
       tasks: what to measure.
-      mode: whose protocol.
+      protocol: how to measure.
       data_dir: where the sets lie.
       say: is given a line about each step.
       ledger: where finished results are kept; None keeps none and finds none.
@@ -80,13 +81,13 @@ def run_suite(
         features: dict[Part, EmbeddedSplit] = {}
         for task in some:
             try:
-                sources = open_parts(task, mode, data_dir)
-                settings = _settings(task, mode, sources)
+                sources = open_parts(task, protocol, data_dir)
+                settings = _settings(task, protocol, sources)
                 path = ledger.path(task, settings) if ledger else None
                 done = ledger.read(path) if ledger and path else None
                 if done is None:
                     encode = _encoder(embedder, sources, features, say)
-                    done = measure(task, mode, sources, encode, embedder.texts)
+                    done = measure(task, protocol, sources, encode, embedder.texts)
                     if ledger and path:
                         ledger.write(path, done)
                 else:
@@ -106,12 +107,12 @@ def run_suite(
                 f" [{done.seconds:.1f} s]"
             )
     in_order = {task.name: measured[task.name] for task in tasks if task.name in measured}
-    return SuiteResults(mode, in_order, missing, failed, tuple(reused))
+    return SuiteResults(protocol, in_order, missing, failed, tuple(reused))
 
 
-def _settings(task: Task, mode: Mode, sources: dict[Part, PartSource]) -> dict[str, Any]:
+def _settings(task: Task, protocol: Protocol, sources: dict[Part, PartSource]) -> dict[str, Any]:
     hashes = {part: [source.split, source.content_hash] for part, source in sources.items()}
-    return {"pictures": hashes, **settings_of(task, mode)}
+    return {"pictures": hashes, **settings_of(task, protocol)}
 
 
 def _encoder(

@@ -35,7 +35,8 @@ def write_suite(
     """
     everything = {
         "checkpoint": checkpoint,
-        "mode": results.mode,
+        "mode": results.protocol.mode,
+        "switches": list(results.protocol.switches),
         "measured": {task: each.to_dict() for task, each in results.measured.items()},
         "missing": results.missing,
         "failed": results.failed,
