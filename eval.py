@@ -133,7 +133,13 @@ def measure_suite(
         mesh=mesh,
     )
     results = run_suite(
-        embedder, tasks, protocol, data_dir, say=to_standard_error, ledger=Ledger(folder, basis)
+        embedder,
+        tasks,
+        protocol,
+        data_dir,
+        say=to_standard_error,
+        ledger=Ledger(folder, basis),
+        cache=ClassCache(folder / "class_features", json.dumps(basis)),
     )
     write_suite(
         folder,

@@ -174,7 +174,9 @@ def evaluate(
     if config.suite:
         started = time.monotonic()
         tasks = tasks_of(config.suite)
-        suite = run_suite(embedder, tasks, Protocol(config.suite_mode), data_dir, say=say)
+        suite = run_suite(
+            embedder, tasks, Protocol(config.suite_mode), data_dir, say=say, cache=class_cache
+        )
         for problem in (*suite.missing.values(), *suite.failed.values()):
             raise ValueError(problem)
         for each in suite.measured.values():

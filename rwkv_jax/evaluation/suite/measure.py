@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from rwkv_jax.evaluation.catalog.karpathy import KarpathySource
 from rwkv_jax.evaluation.catalog.labelled_folder import LABEL
 from rwkv_jax.evaluation.catalog.retrieval_sets import RETRIEVAL
 from rwkv_jax.evaluation.catalog.selection import Selection
+from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.config import LinearProbeConfig, RetrievalConfig, ZeroShotConfig
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts, unit_length
 from rwkv_jax.evaluation.figure import Figure
@@ -72,6 +73,7 @@ def measure(
     sources: dict[Part, PartSource],
     pictures: Pictures,
     embed_texts: EmbedTexts,
+    cache: ClassCache | None = None,
 ) -> Measured:
     """Measures a task.
 
@@ -81,6 +83,7 @@ def measure(
       sources: what `open_parts` gave.
       pictures: the features of a part of the task's set.
       embed_texts: features of texts.
+      cache: class features of the same model that were computed before.
 
     Raises:
       ValueError: the pictures lack what the evaluator needs, or it does not yield the set's metric.
@@ -105,7 +108,9 @@ def measure(
     else:
         config, metric = _zero_shot_config(task, protocol), CLASSIFICATION[task.dataset].metric
         prompts = _prompts(task, protocol)
-        found = _zero_shot_figures(metric, config, splits["test"], embed_texts, prompts)
+        found = _zero_shot_figures(
+            metric, config, splits["test"], ensembled(embed_texts, prompts, cache)
+        )
     found = _with_headline(task, metric, found)
     headline = next(figure for figure in found if figure.name == metric)
     return Measured(
@@ -124,38 +129,36 @@ def measure(
     )
 
 
-def ensembled(embed_texts: EmbedTexts, prompts: Prompts) -> EmbedTexts:
+def ensembled(
+    embed_texts: EmbedTexts, prompts: Prompts, cache: ClassCache | None = None
+) -> EmbedTexts:
     """Features of class names: of each, the normalised mean over its templates (and over its
     names, where it has several) of normalised features.
     """
-    names_of = dict(zip(prompts.titles, prompts.classes, strict=True))
 
-    def embed(titles: Sequence[str]) -> Float32[np.ndarray, "n D"]:
+    def compute() -> Float32[np.ndarray, "classes D"]:
         texts = [
-            [
-                template.replace("{}", name)
-                for name in names_of[title]
-                for template in prompts.templates
-            ]
-            for title in titles
+            [template.replace("{}", name) for name in names for template in prompts.templates]
+            for names in prompts.classes
         ]
         features = embed_texts([text for some in texts for text in some])
         ends = np.cumsum([len(some) for some in texts])[:-1]
         return unit_length(np.stack([part.mean(axis=0) for part in np.split(features, ends)]))
 
-    return embed
+    words = [" | ".join(names) for names in prompts.classes]
+    features = cache.get(words, prompts.templates, compute) if cache else compute()
+    place = {title: i for i, title in enumerate(prompts.titles)}
+    return lambda titles: features[[place[title] for title in titles]]
 
 
 def _zero_shot_figures(
     metric: str,
     config: ZeroShotConfig,
     split: EmbeddedSplit,
-    embed_texts: EmbedTexts,
-    prompts: Prompts,
+    embed_classes: EmbedTexts,
 ) -> list[Figure]:
-    embed_classes = ensembled(embed_texts, prompts)
     if metric == "map_11":
-        classes = embed_classes(prompts.titles)
+        classes = embed_classes(split.class_names[LABEL])
         scores = split.features.astype(np.float64) @ classes.astype(np.float64).T
         truth = split.multi_label(LABEL)
         # of a random order the precision is the share of positives at every recall

@@ -10,6 +10,7 @@ from typing import Any
 
 from rwkv_jax.evaluation.catalog.entry import Part
 from rwkv_jax.evaluation.catalog.find import MissingSetError
+from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.embed import Embedder
 from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.suite.ledger import Ledger
@@ -58,6 +59,7 @@ def run_suite(
     *,
     say: Say,
     ledger: Ledger | None = None,
+    cache: ClassCache | None = None,
 ) -> SuiteResults:
     """Measures every task whose set is on disk.
 
@@ -68,6 +70,7 @@ def run_suite(
       data_dir: where the sets lie.
       say: is given a line about each step.
       ledger: where finished results are kept; None keeps none and finds none.
+      cache: class features of the same embedder that were computed before.
     """
     measured: dict[str, Measured] = {}
     missing: dict[str, str] = {}
@@ -87,7 +90,7 @@ def run_suite(
                 done = ledger.read(path) if ledger and path else None
                 if done is None:
                     encode = _encoder(embedder, sources, features, say)
-                    done = measure(task, protocol, sources, encode, embedder.texts)
+                    done = measure(task, protocol, sources, encode, embedder.texts, cache)
                     if ledger and path:
                         ledger.write(path, done)
                 else:
