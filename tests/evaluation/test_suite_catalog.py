@@ -12,7 +12,12 @@ from rwkv_jax.evaluation.catalog.classification import CLASSIFICATION, LINEAR_PR
 from rwkv_jax.evaluation.catalog.derived import clevr_counts, kitti_distance, voc_classes
 from rwkv_jax.evaluation.catalog.draw import drawn, torch_permutation
 from rwkv_jax.evaluation.catalog.entry import Draw
-from rwkv_jax.evaluation.catalog.find import MissingSetError, open_captions, open_part
+from rwkv_jax.evaluation.catalog.find import (
+    MissingSetError,
+    open_captions,
+    open_part,
+    open_validation,
+)
 from rwkv_jax.evaluation.catalog.retrieval_sets import RETRIEVAL
 from rwkv_jax.evaluation.suite.tasks import tasks_of
 
@@ -153,8 +158,11 @@ def test_layouts(tmp_path):
         (aircraft / f"images_variant_{part}.txt").write_text(f"{part} {variant}\n")
     entry = CLASSIFICATION["aircraft"]
     train = open_part(entry, "train", "clip", str(tmp_path))
+    validation = open_validation(entry, "clip", str(tmp_path))
     titles = train.class_names["class"]
-    assert {titles[train.describe(i)["labels"]["class"]] for i in range(2)} == {"707-320", "A300B4"}
+    assert titles[train.describe(0)["labels"]["class"]] == "707-320"
+    assert titles[validation.describe(0)["labels"]["class"]] == "A300B4"
+    assert open_validation(CLASSIFICATION["pets"], "clip", str(tmp_path)) is None
     assert train[0]["image"] == PNG
     assert len(open_part(entry, "test", "clip", str(tmp_path))) == 1
 
