@@ -2,27 +2,40 @@
 
 python eval.py --checkpoint RUN                          what the run itself was to be judged on
 python eval.py --checkpoint DIR --config configs/NAME.py what that config is judged on
+python eval.py --checkpoint DIR --suite paper            the papers' tables, on sets in --data-dir
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 import rwkv_jax
 from rwkv_jax.config import ConfigError, load_config
+from rwkv_jax.evaluation.catalog.entry import MODES
 from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import embedder_from
-from rwkv_jax.evaluation.results import write_results
-from rwkv_jax.evaluation.run import evaluate
+from rwkv_jax.evaluation.results import versions, write_results
+from rwkv_jax.evaluation.run import evaluate, to_standard_error
+from rwkv_jax.evaluation.suite.ledger import Ledger
+from rwkv_jax.evaluation.suite.protocol import SWITCHES, Protocol
+from rwkv_jax.evaluation.suite.run import SuiteResults, run_suite
+from rwkv_jax.evaluation.suite.tasks import Task, tasks_of
+from rwkv_jax.evaluation.suite.write import write_suite
 from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
+from rwkv_jax.pretrained import PretrainedClip
+from rwkv_jax.training.config import MeshConfig
+from rwkv_jax.training.sharding import make_mesh
 from rwkv_jax.weights import params_sha256
 
 RUN_CONFIG = "config.json"  # written by train.py
@@ -69,6 +82,90 @@ def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, st
         raise ConfigError(f"{path} is damaged ({error}); name a config with --config") from error
 
 
+def suite_folder(checkpoint: Path, run: Path | None) -> Path:
+    """Where the suite's files go: one folder a checkpoint."""
+    if run is not None and checkpoint.resolve() != run:
+        return run / f"suite_{checkpoint.name}"
+    return checkpoint / "suite"
+
+
+def suite_settings(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
+    """A config's where there is one, else the usual: nothing of the suite needs one."""
+    if config is None and run is None:
+        return EvalConfig(), "data", "auto"
+    return choose_config(config, run)
+
+
+def measure_suite(
+    tasks: Sequence[Task],
+    protocol: Protocol,
+    restored: PretrainedClip,
+    config: EvalConfig,
+    data_dir: str,
+    *,
+    name: str,
+    dtype: jnp.dtype,
+    folder: Path,
+) -> SuiteResults:
+    """Measures tasks on all devices of this process, and writes FOLDER's files."""
+    params = params_to_dict(nnx.state(restored.model))
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    batch_size = math.ceil(config.batch_size / mesh.size) * mesh.size
+    checkpoint = {
+        "path": str(restored.source),
+        "step": restored.step,
+        "parameter_hash": params_sha256(jax.device_get(params)),
+    }
+    # A picture's feature may differ in its last bits with the batch and the number of devices.
+    basis = {
+        "parameters": checkpoint["parameter_hash"],
+        "precision": dtype.name,
+        "batch_size": batch_size,
+        "devices": mesh.size,
+        "pool_padding": config.pool_padding,
+    }
+    embedder = embedder_from(
+        restored.config,
+        params,
+        dtype=dtype,
+        batch_size=batch_size,
+        pool_padding=config.pool_padding,
+        mesh=mesh,
+    )
+    results = run_suite(
+        embedder,
+        tasks,
+        protocol,
+        data_dir,
+        say=to_standard_error,
+        ledger=Ledger(folder, basis),
+        cache=ClassCache(folder / "class_features", json.dumps(basis)),
+    )
+    write_suite(
+        folder,
+        results,
+        name=name if restored.step is None else f"{name}, step {restored.step}",
+        checkpoint=checkpoint,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        precision=dtype.name,
+        versions=versions(),
+    )
+    return results
+
+
+def show_suite(results: SuiteResults, folder: Path) -> None:
+    """Prints what was found; ends the process with 1 where a task failed, 2 where nothing was."""
+    for name, each in results.measured.items():
+        done = "  (finished before)" if name in results.reused else ""
+        print(f"{name:30} {each.metric:18} {each.value:6.1%}  chance {each.chance:6.1%}{done}")
+    for title, problems in (("missing", results.missing), ("failed", results.failed)):
+        for name, why in problems.items():
+            print(f"{title}: {name}: {why}")
+    print(f"tables: {folder / 'tables.html'}, {folder / 'tables.md'}")
+    if results.failed or not results.measured:
+        sys.exit(1 if results.failed else 2)
+
+
 def main() -> None:
     # ---------------------------------------------------------------- what to do
     parser = argparse.ArgumentParser(
@@ -79,7 +176,27 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, help="a file of configs/; default: the run's own")
     parser.add_argument(
-        "--out", type=Path, help="default: CHECKPOINT/results.json or RUN/results_STEP.json"
+        "--out",
+        type=Path,
+        help="default: CHECKPOINT/results.json or RUN/results_STEP.json;"
+        " with --suite a folder, CHECKPOINT/suite or RUN/suite_STEP",
+    )
+    parser.add_argument(
+        "--suite",
+        nargs="+",
+        metavar="NAME",
+        help="paper, zero_shot, linear_probe, retrieval, or one set, such as zero_shot/cifar10",
+    )
+    parser.add_argument("--data-dir", help="where the sets lie; default: the config's, or data")
+    parser.add_argument(
+        "--mode", choices=MODES, default="clip", help="with --suite: whose protocol; default clip"
+    )
+    parser.add_argument(
+        "--switch",
+        nargs="+",
+        choices=SWITCHES,
+        default=[],
+        help="with --suite: quirks of the authors' code to reproduce",
     )
     parser.add_argument(
         "--params", choices=("live", "ema"), help="default: what the config's eval.params says"
@@ -87,6 +204,30 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     run = find_run(arguments.checkpoint.resolve())
+    if arguments.suite:
+        folder = arguments.out or suite_folder(arguments.checkpoint, run)
+        try:
+            tasks = tasks_of(arguments.suite)
+            protocol = Protocol(arguments.mode, tuple(arguments.switch))
+            config, data_dir, precision = suite_settings(arguments.config, run)
+            restored = rwkv_jax.load(
+                arguments.checkpoint, precision, params=arguments.params or config.params
+            )
+            results = measure_suite(
+                tasks,
+                protocol,
+                restored,
+                config,
+                arguments.data_dir or data_dir,
+                name=(run or arguments.checkpoint.resolve()).name,
+                dtype=compute_dtype(precision),
+                folder=folder,
+            )
+        except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+            print(f"eval.py: {error}", file=sys.stderr)
+            sys.exit(2)
+        show_suite(results, folder)
+        return
     out = arguments.out or default_out(arguments.checkpoint, run)
     if out.suffix != ".json":
         parser.error(f"--out {out}: must end in .json; the features go beside it as .npz")
@@ -94,6 +235,7 @@ def main() -> None:
     try:
         # ------------------------------------------------------------ restore
         config, data_dir, precision = choose_config(arguments.config, run)
+        data_dir = arguments.data_dir or data_dir
         config = dataclasses.replace(config, params=arguments.params or config.params)
         restored = rwkv_jax.load(arguments.checkpoint, precision, params=config.params)
         params = params_to_dict(nnx.state(restored.model))

@@ -1,8 +1,9 @@
 """Any prepared TFDS dataset as records: which feature is what is found from their types.
 
-The picture is the only image feature. Every text feature is a kind of text, every class label a
-label; a feature inside others is named by the last part of its path where that is unique, as in
-{"texts": {"label": ...}}. Pictures are handed over encoded (`SkipDecoding`): no TensorFlow needed.
+The picture is the only image feature, or the one named `image`. Every text feature is a kind of
+text, every class label a label; a feature inside others is named by the last part of its path where
+that is unique, as in {"texts": {"label": ...}}. Pictures are handed over encoded (`SkipDecoding`):
+no TensorFlow needed.
 """
 
 import hashlib
@@ -51,6 +52,9 @@ class TfdsSource:
         decoders: Any = tfds.decode.SkipDecoding()
         for part in reversed(self._image):
             decoders = {part: decoders}
+        for name, feature in self._builder.info.features.items():
+            if isinstance(feature, tfds.features.Image):
+                decoders[name] = tfds.decode.SkipDecoding()  # masks too: nobody looks at them
         try:
             examples = self._builder.as_data_source(split=split, decoders=decoders)
             if len(examples):
@@ -67,7 +71,14 @@ class TfdsSource:
         return len(self._examples)
 
     def __getitem__(self, index: int) -> Record:
-        example = self._examples[int(index)]
+        return self.record(self.example(index), index)
+
+    def example(self, index: int) -> dict[str, Any]:
+        """Every feature of an example, pictures encoded; a record holds a part of them."""
+        return self._examples[int(index)]
+
+    def record(self, example: dict[str, Any], index: int) -> Record:
+        """The record of what `example(index)` gave."""
         key = _at(example, self._key) if self._key else None
         texts = {kind: _as_texts(_at(example, path)) for kind, path in self._texts.items()}
         return Record(
@@ -119,6 +130,8 @@ def _find_features(info: Any) -> tuple:
     # Sorted: the order in which TFDS reads features back is not fixed.
     leaves = dict(sorted(_leaves(info.features), key=lambda leaf: leaf[0]))
     images = [path for path, leaf in leaves.items() if isinstance(leaf, tfds.features.Image)]
+    if ("image",) in images:
+        images = [("image",)]  # the others are masks, as in oxford_iiit_pet
     if len(images) != 1:
         found = ", ".join("/".join(path) for path in images) or "none"
         raise DatasetError(

@@ -3,8 +3,10 @@
 import dataclasses
 from typing import Any
 
+from rwkv_jax.evaluation.catalog.entry import MODES, Mode
 from rwkv_jax.evaluation.probe.judge import JUDGES
 from rwkv_jax.evaluation.prompts import PROMPTS
+from rwkv_jax.evaluation.suite.tasks import tasks_of
 from rwkv_jax.models.params import WhichParams
 
 
@@ -131,6 +133,9 @@ class EvalConfig:
       retrieval: the retrieval figures.
       zero_shot: the zero-shot classifications.
       linear_probe: the linear probes.
+      suite: names of `rwkv_jax.evaluation.suite.tasks`, such as "zero_shot/cifar10": the papers'
+        protocols on the papers' sets, which must lie in the data folder.
+      suite_mode: whose protocol, where the papers differ.
       batch_size: pictures, or texts, that are encoded at once; part of what makes two runs
         bit-equal.
       params: "ema" judges the moving average of the parameters (`optimizer.ema_decay`).
@@ -142,6 +147,8 @@ class EvalConfig:
     retrieval: tuple[RetrievalConfig, ...] = ()
     zero_shot: tuple[ZeroShotConfig, ...] = ()
     linear_probe: tuple[LinearProbeConfig, ...] = ()
+    suite: tuple[str, ...] = ()
+    suite_mode: Mode = "clip"
     batch_size: int = 128
     params: WhichParams = "live"
     pool_padding: bool = True
@@ -149,6 +156,11 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, self, "batch_size", "must be 1 or more")
         _require(self.params in ("live", "ema"), self, "params", "must be live or ema")
+        _require(self.suite_mode in MODES, self, "suite_mode", f"must be one of {MODES}")
+        try:
+            tasks_of(self.suite)
+        except ValueError as error:
+            raise ValueError(f"EvalConfig.suite: {error}") from error
         names = [each.name for each in self.retrieval]
         names += [each.name for each in self.zero_shot]
         names += [each.name for each in self.linear_probe]

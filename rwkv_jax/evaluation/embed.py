@@ -3,8 +3,10 @@
 Training and eval.py build their `Embedder` with `embedder_from`, so both run one compiled program
 on one device with the same batches (the last is padded): the same parameters give the same bits.
 Parameters that are spread over the devices of this process are therefore gathered on the first.
+The suite, whose sets are large, may spread each batch over a mesh instead.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float32, Int32, UInt8
 
@@ -21,6 +24,7 @@ from rwkv_jax.data.records import Source
 from rwkv_jax.data.tokenizer import END_TOKEN, Tokenizer
 from rwkv_jax.evaluation.features import EmbeddedSplit, unit_length
 from rwkv_jax.evaluation.progress import progress
+from rwkv_jax.mesh import BATCH_AXES
 from rwkv_jax.models.config import ClipConfig
 from rwkv_jax.models.params import Params, model_from_params
 
@@ -143,6 +147,7 @@ def embedder_from(
     dtype: DTypeLike,
     batch_size: int,
     pool_padding: bool = True,
+    mesh: Mesh | None = None,
 ) -> Embedder:
     """The embedder of a model; one of other parameters of the same model compiles nothing anew.
 
@@ -152,15 +157,27 @@ def embedder_from(
       dtype: the compute dtype, see `rwkv_jax.precision`.
       batch_size: how many pictures or texts are encoded at once.
       pool_padding: see `EvalConfig`.
+      mesh: devices that each batch is spread over, its axes `data` and `fsdp` dividing the batch;
+        None takes the first device of this process alone.
     """
-    device = jax.local_devices()[0]
-    params = jax.device_put(params, device)
+    whole: jax.Device | NamedSharding = jax.local_devices()[0]
+    split: jax.Device | NamedSharding = whole
+    if mesh is not None:
+        whole = NamedSharding(mesh, PartitionSpec())
+        split = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    params = jax.device_put(params, whole)
     options: dict[str, Any] = {"config": config, "dtype": dtype}
+
+    def spread(encode: Any) -> Any:
+        def run(inputs: np.ndarray) -> Float32[Array, "B D"]:
+            with jax.set_mesh(mesh) if mesh is not None else contextlib.nullcontext():
+                return encode(params, jax.device_put(inputs, split), **options)
+
+        return run
+
     return Embedder(
-        lambda images: _encode_images(params, jax.device_put(images, device), **options),
-        lambda ids: _encode_texts(
-            params, jax.device_put(ids, device), pool_padding=pool_padding, **options
-        ),
+        spread(_encode_images),
+        spread(functools.partial(_encode_texts, pool_padding=pool_padding)),
         Tokenizer(config.text.context_length),
         image_size=config.image.image_size,
         batch_size=batch_size,

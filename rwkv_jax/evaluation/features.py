@@ -50,7 +50,9 @@ class EmbeddedSplit:
         lengths: Float32[np.ndarray, " P"] | None = None,
     ) -> "EmbeddedSplit":
         """The pictures `index` of `source`, whose features are known."""
-        records = [source[int(i)] for i in index]
+        # Without the pictures, which would fill the memory; a source that can does not read them.
+        read = source.describe if hasattr(source, "describe") else source.__getitem__
+        records = [{**read(int(i)), "image": b""} for i in index]
         return cls(
             name=source.name,
             content_hash=source.content_hash,

@@ -2,13 +2,15 @@
 
 results.json: {"metrics": name -> value, "chance": name -> value, "checkpoint": {path, step,
 parameter_hash}, "datasets": dataset/split -> {content_hash, count, skipped}, "prompts": set ->
-{templates, sha256}, "config", "seconds", "versions"}. results.npz: the features behind the
+{templates, sha256}, "suite": task -> {parts, prompts, switches, ...}, "config", "seconds",
+"versions"}. results.npz: the features behind the
 figures, plain arrays (nothing is pickled).
 """
 
 import dataclasses
 import json
 import platform
+import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +33,28 @@ def versions() -> dict[str, str]:
     """What the numbers were computed with."""
     device = jax.local_devices()[0]
     found = {name: metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "device": device.device_kind, **found}
+    return {
+        "code": code_version(),
+        "python": platform.python_version(),
+        "device": device.device_kind,
+        **found,
+    }
+
+
+def code_version() -> str:
+    """The commit of the checkout that this file lies in, or the installed package's version."""
+    root = Path(__file__).resolve().parents[2]
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            described = subprocess.run(command, capture_output=True, text=True, check=True)
+            return f"commit {described.stdout.strip()}"
+        except (OSError, subprocess.CalledProcessError):  # no git, or another user's checkout
+            pass
+    try:
+        return f"rwkv-jax {metadata.version('rwkv-jax')}"
+    except metadata.PackageNotFoundError:  # a copy without its history
+        return "not known"
 
 
 def write_results(
@@ -56,6 +79,10 @@ def write_results(
         },
         "datasets": evaluation.datasets,
         "prompts": evaluation.prompts,
+        "suite": {
+            name: each.to_dict()
+            for name, each in (evaluation.suite.measured if evaluation.suite else {}).items()
+        },
         "config": dataclasses.asdict(evaluation.config),
         "seconds": {name: round(value, 3) for name, value in evaluation.seconds.items()},
         "versions": versions(),

@@ -18,6 +18,9 @@ from rwkv_jax.evaluation.figure import Figure, shown
 from rwkv_jax.evaluation.linear_probe import linear_probe
 from rwkv_jax.evaluation.prompts import PROMPTS, prompt_hash
 from rwkv_jax.evaluation.retrieval import retrieval
+from rwkv_jax.evaluation.suite.protocol import Protocol
+from rwkv_jax.evaluation.suite.run import SuiteResults, check_on_disk, run_suite
+from rwkv_jax.evaluation.suite.tasks import tasks_of
 from rwkv_jax.evaluation.zero_shot import zero_shot
 
 Say = Callable[[str], None]
@@ -33,6 +36,7 @@ class Evaluation:
       splits: by (dataset, split), the pictures that were embedded.
       texts: the texts that were embedded, and their features.
       seconds: wall time by step.
+      suite: what the tasks of the suite found; None where none was asked for.
     """
 
     config: EvalConfig
@@ -40,6 +44,7 @@ class Evaluation:
     splits: dict[tuple[str, str], EmbeddedSplit]
     texts: tuple[list[str], Float32[ndarray, "n D"]]
     seconds: dict[str, float]
+    suite: SuiteResults | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -97,6 +102,7 @@ def check_datasets(config: EvalConfig, data_dir: str) -> None:
             wanted.add((probe.dataset, probe.validation_split))
     for dataset, split in sorted(wanted):
         open_dataset(dataset, split, data_dir)
+    check_on_disk(tasks_of(config.suite), Protocol(config.suite_mode), data_dir)
 
 
 def to_standard_error(line: str) -> None:
@@ -163,4 +169,17 @@ def evaluate(
         name = probe.validation_split
         validation = pictures(probe.dataset, name) if name else None
         measure(probe.name, linear_probe(train, test, probe, validation=validation))
-    return Evaluation(config, tuple(figures), splits, embedder.known_texts(), seconds)
+    texts = embedder.known_texts()  # for the report, which does not show the suite
+    suite = None
+    if config.suite:
+        started = time.monotonic()
+        tasks = tasks_of(config.suite)
+        suite = run_suite(
+            embedder, tasks, Protocol(config.suite_mode), data_dir, say=say, cache=class_cache
+        )
+        for problem in (*suite.missing.values(), *suite.failed.values()):
+            raise ValueError(problem)
+        for each in suite.measured.values():
+            figures.extend(each.to_figures())
+        seconds["suite"] = time.monotonic() - started
+    return Evaluation(config, tuple(figures), splits, texts, seconds, suite)

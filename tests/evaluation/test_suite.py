@@ -1,0 +1,218 @@
+"""`eval.py --suite paper` over three small sets on disk: one of TFDS, a folder, and captions."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rwkv_jax.data.catalog import open_dataset
+from rwkv_jax.evaluation.catalog.classes import prompts_of
+from rwkv_jax.evaluation.catalog.classification import CLASSIFICATION
+from rwkv_jax.evaluation.catalog.find import open_part
+from rwkv_jax.evaluation.config import EvalConfig
+from rwkv_jax.evaluation.embed import embedder_from
+from rwkv_jax.evaluation.run import check_datasets, evaluate
+from rwkv_jax.evaluation.suite.tasks import tasks_of
+
+ROOT = Path(__file__).resolve().parents[2]
+CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PETS = ("Abyssinian", "Bengal", "Pug")
+
+
+def picture(rng, hue):
+    """A plain colour, a little noisy, as PNG."""
+    pixels = np.clip(np.array(hue) + rng.integers(-20, 20, (12, 12, 3)), 0, 255)
+    return cv2.imencode(".png", pixels.astype(np.uint8))[1].tobytes()
+
+
+def write_cifar10(folder):
+    """As TFDS stores it: 30 training and 20 test pictures."""
+    import tensorflow_datasets as tfds
+
+    class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("3.0.2")
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "image": tfds.features.Image(shape=(12, 12, 3)),
+                "label": tfds.features.ClassLabel(names=list(CIFAR)),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._examples(30, 0), "test": self._examples(20, 1)}
+
+        def _examples(self, count, seed):
+            rng = np.random.default_rng(seed)
+            for i in range(count):
+                hue = (25 * (i % 10), 120, 255 - 25 * (i % 10))
+                example = {"id": f"{seed}_{i}", "image": picture(rng, hue), "label": i % 10}
+                yield i, example
+
+    Cifar10(data_dir=folder, file_format="array_record").download_and_prepare()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    write_cifar10(str(folder))
+    rng = np.random.default_rng(5)
+    for part, count in (("train", 6), ("test", 4)):
+        for i, pet in enumerate(PETS):
+            of_class = folder / "pets" / part / pet
+            of_class.mkdir(parents=True)
+            for k in range(count):
+                (of_class / f"{k}.png").write_bytes(picture(rng, (80 * i, 200 - 80 * i, 30)))
+    images = []
+    (folder / "flickr30k" / "flickr30k-images").mkdir(parents=True)
+    for i in range(7):
+        name = f"{i}.jpg"
+        file = picture(rng, (30 * i, 100, 200 - 20 * i))
+        (folder / "flickr30k" / "flickr30k-images" / name).write_bytes(file)
+        sentences = [{"raw": f"caption {k} of picture {i}"} for k in range(6)]
+        split = "test" if i < 6 else "train"
+        images.append({"filename": name, "split": split, "sentences": sentences})
+    (folder / "flickr30k" / "dataset_flickr30k.json").write_text(json.dumps({"images": images}))
+    return folder
+
+
+def run_eval(monkeypatch, *arguments):
+    spec = importlib.util.spec_from_file_location("eval_command", ROOT / "eval.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", ["eval.py", *map(str, arguments)])
+    module.main()
+
+
+def test_the_whole_suite(run_folder, run_config, params, data_dir, monkeypatch, capsys):
+    data = run_folder / "data"
+    shutil.copytree(data_dir, data)
+    asked = ("--checkpoint", run_folder, "--suite", "paper", "--data-dir", data)
+    run_eval(monkeypatch, *asked)
+    shown = capsys.readouterr()
+    folder = run_folder / "suite"
+    results = json.loads((folder / "results.json").read_text())
+    names = {
+        "zero_shot/cifar10",
+        "zero_shot/pets",
+        "linear_probe/cifar10",
+        "linear_probe/pets",
+        "retrieval/flickr30k",
+    }
+    measured = results["measured"]
+    assert measured.keys() == names
+    assert results["failed"] == {}
+    assert len(results["missing"]) == 27 + 2 - 3
+    assert "tfds.builder('food101'" in results["missing"]["food101"]
+    assert len(results["checkpoint"]["parameter_hash"]) == 64
+    assert results["versions"]["code"]
+    # two parts of two sets, and one of the captions: each was encoded once
+    assert shown.err.count("encoded ") == 5
+    assert "missing: MSCOCO" in shown.err
+    (part,) = measured["zero_shot/cifar10"]["parts"]
+    assert (part["count"], part["expected"]) == (20, 10_000)
+    assert measured["zero_shot/cifar10"]["prompts"]["templates"][0] == "a photo of a {}."
+    assert measured["linear_probe/pets"]["metric"] == "mean_per_class"
+    assert measured["linear_probe/cifar10"]["switches"]["train_split"] == "train"
+
+    # ------------------------------- the figures are those of features that were computed apart
+    embedder = embedder_from(run_config.model, params, dtype=jnp.float32, batch_size=7)
+    pictures = embedder.pictures(open_dataset("tfds:cifar10", "test", str(data)))
+    classes = []
+    for name in CIFAR:
+        templates = prompts_of("cifar10").templates
+        texts = embedder.texts([template.replace("{}", name) for template in templates])
+        classes.append(texts.mean(axis=0) / np.linalg.norm(texts.mean(axis=0)))
+    answers = (pictures.features @ np.array(classes).T).argmax(axis=1)
+    truth = [CIFAR.index(pictures.class_names["label"][i["label"]]) for i in pictures.labels]
+    assert measured["zero_shot/cifar10"]["value"] == pytest.approx(np.mean(answers == truth))
+    flickr = measured["retrieval/flickr30k"]
+    assert flickr["chances"]["text_to_image/R@5"] == pytest.approx(5 / 6)
+    assert flickr["chances"]["image_to_text/R@1"] == pytest.approx(5 / 30)  # five captions of six
+
+    # -------------------------------------------------------------- the tables beside the papers'
+    table = (folder / "tables.md").read_text()
+    assert "| RWKV-CLIP | 79.8 | 55.1 |" in table
+    assert "| ALIP | 94.3 | 77.8 |" in table
+    value = 100 * measured["zero_shot/cifar10"]["value"]
+    sign = "+" if value > 79.8 else "\N{MINUS SIGN}"
+    assert f"**{value:.1f}* ({sign}{abs(value - 79.8):.1f})**" in table
+    assert "cifar10 test: 20 of 10,000 pictures" in table
+    page = (folder / "tables.html").read_text()
+    assert '<span class="difference worse">' in page or '<span class="difference better">' in page
+    assert "tfds.builder(&#39;food101&#39;" in page
+
+    # ----------------------------------------------------- a restart measures only what has changed
+    before = (folder / "results.json").read_bytes()
+    run_eval(monkeypatch, *asked)
+    again = capsys.readouterr()
+    assert "encoded " not in again.err
+    assert again.err.count("finished before") == 5
+    assert (folder / "results.json").read_bytes() == before
+    (data / "pets" / "test" / "Pug" / "0.png").unlink()
+    run_eval(monkeypatch, *asked)
+    third = capsys.readouterr()
+    assert third.err.count("finished before") == 3
+    assert third.err.count("encoded ") == 2
+    # the old results are still there
+    assert len(list((folder / "sets").glob("zero_shot.pets.*.json"))) == 2
+
+    # ------------------------------------------- a damaged set is reported and stops no other one
+    shutil.rmtree(data / "flickr30k" / "flickr30k-images")
+    with pytest.raises(SystemExit) as stopped:
+        run_eval(monkeypatch, *asked)
+    assert stopped.value.code == 1
+    results = json.loads((folder / "results.json").read_text())
+    assert "unpack the pictures" in results["failed"]["retrieval/flickr30k"]
+    assert results["measured"].keys() == names - {"retrieval/flickr30k"}
+
+
+def test_refusals(run_folder, monkeypatch, capsys, tmp_path):
+    def refused(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            run_eval(monkeypatch, "--checkpoint", run_folder, *arguments)
+        assert stopped.value.code == 2
+        return capsys.readouterr()
+
+    assert "no set 'mnist2' of zero_shot" in refused("--suite", "zero_shot/mnist2").err
+    nothing = refused("--suite", "retrieval", "--data-dir", tmp_path)
+    assert "missing: coco" in nothing.out
+    assert json.loads((run_folder / "suite" / "results.json").read_text())["measured"] == {}
+
+
+def test_during_training(embedder, data_dir):
+    """What train.py calls every N steps."""
+    config = EvalConfig(suite=("zero_shot/pets", "retrieval/flickr30k"), suite_mode="deepglint")
+    check_datasets(config, str(data_dir))
+    said = []
+    evaluation = evaluate(embedder, config, str(data_dir), say=said.append)
+    assert 0 <= evaluation.metrics["zero_shot/pets/mean_per_class"] <= 1
+    assert evaluation.chance["zero_shot/pets/top_1"] == pytest.approx(1 / 37)
+    assert evaluation.chance["retrieval/flickr30k/image_to_text/R@1"] == pytest.approx(6 / 36)
+    assert EvalConfig.from_dict(json.loads(json.dumps({"suite": list(config.suite)}))).suite
+    with pytest.raises(ValueError, match="MNIST is not in"):
+        check_datasets(EvalConfig(suite=("zero_shot/mnist",)), str(data_dir))
+    with pytest.raises(ValueError, match=r"EvalConfig.suite: the suite has no part 'papers'"):
+        EvalConfig(suite=("papers",))
+
+
+def test_part_names_the_same_pictures_whoever_asks(data_dir):
+    entry = CLASSIFICATION["cifar10"]
+    first, second = (open_part(entry, "train", "clip", str(data_dir)) for _ in range(2))
+    assert first.content_hash == second.content_hash
+    assert first.content_hash != open_part(entry, "test", "clip", str(data_dir)).content_hash
+    assert first.describe(3)["image"] == b""
+    assert first[3]["image"].startswith(b"\x89PNG")
+    assert [task.name for task in tasks_of(["retrieval", "retrieval/coco"])] == [
+        "retrieval/coco",
+        "retrieval/flickr30k",
+    ]
