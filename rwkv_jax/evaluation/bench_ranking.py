@@ -89,10 +89,10 @@ of {CHECKED:,} x {count:,} had added {rule_memory / 2**30:.2f} GiB by then).
 
 1,000,000 x 1,000,000: beside the features (2 x {4e6 * WIDTH / 2**30:.2f} GiB on the host) a block
 of {ranking.QUERIES:,} x {ranking.CANDIDATES:,} takes {on_device / 2**30:.2f} GiB on the device
-(what the compiled program asks for, features, packed bits), and at most {dense / 2**30:.2f} GiB on
-the host, where a block is computed again whole; ranks and limits take 40 bytes a query. At this run's rate the
-products would take {blocks * (1e6 / count) ** 2 / 3600:.1f} h here; an accelerator with 50 TFLOP/s
-in float32 needs {2 * WIDTH * 1e12 / 50e12:.0f} s.
+(what the compiled program asks for, features, packed bits). On the host it takes at most
+{dense / 2**30:.2f} GiB, where a block is computed again whole; ranks and limits take 40 bytes a
+query. At this run's rate the products would take {blocks * (1e6 / count) ** 2 / 3600:.1f} h here;
+an accelerator with 50 TFLOP/s in float32 needs {2 * WIDTH * 1e12 / 50e12:.0f} s.
 """
     print(report)
     if arguments.out:

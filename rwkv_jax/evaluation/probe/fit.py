@@ -17,7 +17,7 @@ MOST_STEPS = 1000  # Radford et al. 2021, appendix A.3
 TOLERANCE = 1e-6  # of the objective: the next step's promise; float32 sees no less
 MEMORY = 4 * 2**30  # bytes a device may spend on fits beside the rows
 TOGETHER = 7  # fits of the search's first round, and of any round of a small problem: one program
-SMALL = 1e9  # multiplications a step of `TOGETHER` fits; beyond, finished fits are taken out
+SMALL = 2e7  # multiplications a step of `TOGETHER` fits; beyond, finished fits are taken out
 
 
 @dataclasses.dataclass(frozen=True)
