@@ -21,7 +21,7 @@ from rwkv_jax.files import write_atomically
 from rwkv_jax.host_memory import keep_freed_memory
 
 WIDTH = 640
-NOISE = 5.0  # length of the noise between a query and its right candidate, which has length 1
+NOISE = 8.0  # length of the noise between a query and its right candidate, which has length 1
 CHECKED = 1024
 
 
@@ -69,7 +69,8 @@ def main() -> None:
     device = jax.local_devices()[0]
     block = ranking.QUERIES * ranking.CANDIDATES
     features = 4 * WIDTH * (ranking.QUERIES + ranking.CANDIDATES)
-    on_device = (4 + 3 + 1 / 8) * block + features
+    # two blocks wait at once; of the program's own, what the compiler says
+    on_device = ranking.block_temporary_bytes(WIDTH) + 2 * (features + block // 8)
     dense = (8 + 4 + 2) * block + 2 * features
     report = f"""# Ranks in blocks
 
@@ -88,10 +89,10 @@ of {CHECKED:,} x {count:,} had added {rule_memory / 2**30:.2f} GiB by then).
 
 1,000,000 x 1,000,000: beside the features (2 x {4e6 * WIDTH / 2**30:.2f} GiB on the host) a block
 of {ranking.QUERIES:,} x {ranking.CANDIDATES:,} takes {on_device / 2**30:.2f} GiB on the device
-(scores, three masks, packed bits, features), and at most {dense / 2**30:.2f} GiB on the host, where
-a block is computed again whole; ranks and limits take 40 bytes a query. At this run's rate the
-products would take {blocks * (1e6 / count) ** 2 / 3600:.1f} h here; an accelerator with 50 TFLOP/s
-in float32 needs {2 * WIDTH * 1e12 / 50e12:.0f} s.
+(what the compiled program asks for, features, packed bits). On the host it takes at most
+{dense / 2**30:.2f} GiB, where a block is computed again whole; ranks and limits take 40 bytes a
+query. At this run's rate the products would take {blocks * (1e6 / count) ** 2 / 3600:.1f} h here;
+an accelerator with 50 TFLOP/s in float32 needs {2 * WIDTH * 1e12 / 50e12:.0f} s.
 """
     print(report)
     if arguments.out:

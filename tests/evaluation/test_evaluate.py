@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 
 from rwkv_jax.data.catalog import open_dataset
+from rwkv_jax.data.loader import evaluation_batches
+from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.evaluation.config import EvalConfig, RetrievalConfig, ZeroShotConfig
 from rwkv_jax.evaluation.embed import embedder_from
+from rwkv_jax.evaluation.figure import is_rank
 from rwkv_jax.evaluation.run import evaluate
+from rwkv_jax.models.params import model_from_params
+
+BATCH = 16  # as the embedder's
 
 
 def silent(line):
@@ -46,6 +52,27 @@ def test_features_are_the_models(embedder, run_config, params, shapes):
     chex.assert_trees_all_close(embedder.texts(texts), single.texts(texts), atol=1e-5)
 
 
+def test_without_padding_in_the_mean(embedder, run_config, params):
+    """It changes a short text's feature; one that fills all 12 positions has no padding."""
+    without = embedder_from(
+        run_config.model, params, dtype=jnp.float32, batch_size=BATCH, pool_padding=False
+    )
+    texts = ["a disc", "a a a a a a a a a a a a a a"]
+    short, full = np.abs(without.texts(texts) - embedder.texts(texts)).max(axis=1)
+    assert short > 0.01
+    assert full < 1e-6
+
+
+def test_probes_take_features_before_normalisation(embedder, run_config, params, shapes):
+    source = open_dataset(shapes, "test", "")
+    split = embedder.pictures(source)
+    batch = next(iter(evaluation_batches(source, image_size=16, batch_size=BATCH)))
+    model = model_from_params(run_config.model, params, dtype=jnp.float32)
+    expected = model.encode_image(normalise(batch["image"]))
+    np.testing.assert_allclose(split.before_normalisation()[:BATCH], expected, rtol=1e-3, atol=1e-4)
+    assert not np.allclose(split.lengths, 1, rtol=0.1)
+
+
 def test_same_parameters_give_the_same_bits(embedder, run_config, params):
     first = evaluate(embedder, run_config.eval, "", say=silent)
     copied = jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), params)
@@ -62,11 +89,15 @@ def test_figures(embedder, run_config, shapes):
     evaluation = evaluate(embedder, run_config.eval, "", say=said.append)
     metrics, chance = evaluation.metrics, evaluation.chance
     assert metrics.keys() == chance.keys()
-    assert all(0 <= value <= 1 for value in [*metrics.values(), *chance.values()])
+    for name in metrics:
+        low, high = (1, 46) if is_rank(name) else (0, 1)
+        assert low <= metrics[name] <= high, name
+        assert low <= chance[name] <= high, name
     for name in (
         "retrieval/test/text_to_image/R@5",
         "retrieval/test/image_to_text/R@1",
         "retrieval/test/caption/text_to_image/R@1",
+        "retrieval/test/image_to_text/median_rank",
         "zero_shot/test/shape/top_1",
         "linear_probe/test/shape/mean_per_class",
     ):

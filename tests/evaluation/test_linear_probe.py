@@ -58,7 +58,7 @@ def test_figures(digits, capsys):
     names = ["top_1", "mean_per_class", "top_1_5"]
     names += [f"{k}_shot/top_1{end}" for k in (1, 4) for end in ("", "_std")]
     assert list(found) == names
-    assert found["top_1"].value > 0.9
+    assert found["top_1"].value > 0.85
     assert found["top_1"].chance == np.mean(labels[500:] == np.bincount(labels[:500]).argmax())
     assert found["mean_per_class"].chance == pytest.approx(0.1)
     assert found["top_1"].value < found["top_1_5"].value <= (found["top_1"].value + 1) / 2
@@ -83,13 +83,13 @@ def test_validation_chooses_and_is_fitted_on(digits, monkeypatch):
             super().__init__(features, *rest)
 
     monkeypatch.setattr(room, "Problem", Watched)
-    train = Examples(features[:300], labels[:300])
-    validation = Examples(features[300:400], labels[300:400])
+    train = Examples(features[:400], labels[:400])
+    validation = Examples(features[400:500], labels[400:500])
     good = search_and_fit(train, validation, 10, JUDGES["accuracy"]).strength
-    assert problems == [300, 400]
+    assert problems == [400, 500]
     # of labels that say always 1, the best rule says always 1: no weights at all
-    ones = Examples(np.zeros_like(features[300:400]), np.ones(100, int))
-    skewed = Examples(features[:300], np.where(np.arange(300) < 200, 1, labels[:300]))
+    ones = Examples(np.zeros_like(features[400:500]), np.ones(100, int))
+    skewed = Examples(features[:400], np.where(np.arange(400) < 300, 1, labels[:400]))
     bad = search_and_fit(skewed, ones, 10, JUDGES["accuracy"]).strength
     assert bad == pytest.approx(1e6)
     assert 1e-6 <= good < 1e5
@@ -112,10 +112,10 @@ def test_several_labels_a_picture(digits):
     names = {"shapes": ("round", "even")}
     written = [
         {"round": int(label in (0, 6, 8, 9)), "even": -1 if i % 3 == 0 else int(label % 2 == 0)}
-        for i, label in enumerate(labels[:600])
+        for i, label in enumerate(labels[:700])
     ]
-    train = as_split(features[:400], written[:400], names)
-    test = as_split(features[400:600], written[400:], names)
+    train = as_split(features[:500], written[:500], names)
+    test = as_split(features[500:700], written[500:], names)
     config = LinearProbeConfig("digits", "train", "test", "shapes", metric="map_11")
     (figure,) = linear_probe(train, test, config)
     assert figure.name == "linear_probe/test/shapes/map_11"

@@ -15,8 +15,8 @@ from rwkv_jax.evaluation.probe.fit import Problem
 from rwkv_jax.evaluation.probe.rows import rows_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = 1200
-STRENGTHS = (1e6, 1e4, 1e2, 1.0, 1e-1)
+TRAIN = 400
+STRENGTHS = (1e6, 1e4, 1e2, 1.0, 1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_agrees_with_scikit_learn(digits, monkeypatch):
     assert again.objective == pytest.approx(together[3].objective, rel=1e-5)
 
     # with less memory, and with finished fits taken out, they come to the same
-    monkeypatch.setattr(fit, "WORTH_LEAVING_OUT", 0)
+    monkeypatch.setattr(fit, "SMALL", 0)
     for apart, ours in zip(problem.fit(STRENGTHS[:2]), together, strict=False):
         assert apart.objective == pytest.approx(ours.objective, rel=1e-5)
     monkeypatch.setattr(fit, "MEMORY", 0)
@@ -74,8 +74,9 @@ def test_several_labels_are_independent(digits):
         known = ~np.isnan(targets[:, column])
         theirs = LogisticRegression(C=0.1, max_iter=5000, tol=1e-7)
         theirs.fit(features[:TRAIN][known].astype(np.float64), targets[known, column])
-        expected = theirs.decision_function(features[TRAIN:])
-        np.testing.assert_allclose(ours.scores(features[TRAIN:])[:, column], expected, atol=0.05)
+        expected = theirs.predict_proba(features[TRAIN:])[:, 1]
+        probability = 1 / (1 + np.exp(-ours.scores(features[TRAIN:])[:, column]))
+        np.testing.assert_allclose(probability, expected, atol=0.02)
 
 
 def test_more_features_than_rows():
@@ -102,31 +103,35 @@ def test_preconditioner_is_an_inverse_factor():
 
 
 def test_rows_split_over_devices(digits, tmp_path):
-    """Four devices, a number of rows that four does not divide: the same classifier."""
+    """Four devices, a number of rows that four does not divide: scikit-learn's classifier."""
     features, labels = digits
     np.savez(tmp_path / "rows.npz", features=features[:201], labels=labels[:201])
     script = (
-        "import sys, numpy as np, jax\n"
+        "import sys, numpy as np\n"
         "from rwkv_jax.evaluation.probe.fit import Problem\n"
         "from rwkv_jax.evaluation.probe.rows import rows_mesh\n"
         "rows = np.load(sys.argv[1])\n"
         "problem = Problem(rows['features'], rows['labels'], 10, rows_mesh())\n"
-        "assert len(problem._rows.x.sharding.device_set) == 4\n"
-        "assert problem._rows.x.addressable_shards[0].data.shape == (65, 51)\n"
-        "(fitted,) = problem.fit([10.0])\n"
-        "np.savez(sys.argv[2], weights=fitted.weights, bias=fitted.bias)\n"
+        "x = problem._rows.x\n"
+        "assert len(x.sharding.device_set) == 4\n"
+        "assert x.addressable_shards[0].data.shape == (65, 51)\n"
+        "(fitted,) = problem.fit([100.0])\n"
+        "np.save(sys.argv[2], fitted.scores(rows['features']))\n"
     )
     subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "rows.npz", tmp_path / "fitted.npz"],
+        [sys.executable, "-c", script, tmp_path / "rows.npz", tmp_path / "scores.npy"],
         check=True,
         env=os.environ
         | {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0"
+            " --xla_force_host_platform_device_count=4",
         },
     )
-    theirs = np.load(tmp_path / "fitted.npz")
-    (ours,) = Problem(features[:201], labels[:201], 10, rows_mesh()).fit([10.0])
-    np.testing.assert_allclose(theirs["weights"], ours.weights, atol=1e-3)
-    np.testing.assert_allclose(theirs["bias"], ours.bias, atol=1e-3)
+    theirs = LogisticRegression(C=0.01, max_iter=5000, tol=1e-7)
+    theirs.fit(features[:201].astype(np.float64), labels[:201])
+    expected = theirs.decision_function(features[:201])
+    scores = np.load(tmp_path / "scores.npy")
+    scores -= scores.mean(axis=1, keepdims=True)  # a number a row changes no probability
+    np.testing.assert_allclose(scores, expected - expected.mean(axis=1, keepdims=True), atol=0.02)

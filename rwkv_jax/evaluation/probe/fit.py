@@ -16,7 +16,8 @@ from rwkv_jax.evaluation.probe.rows import lay_out, second_moments
 MOST_STEPS = 1000  # Radford et al. 2021, appendix A.3
 TOLERANCE = 1e-6  # of the objective: the next step's promise; float32 sees no less
 MEMORY = 4 * 2**30  # bytes a device may spend on fits beside the rows
-WORTH_LEAVING_OUT = 2e9  # multiplications a step, from which finished fits are taken out of it
+TOGETHER = 7  # fits of the search's first round, and of any round of a small problem: one program
+SMALL = 2e7  # multiplications a step of `TOGETHER` fits; beyond, finished fits are taken out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +82,20 @@ class Problem:
         if starts is None:
             nothing = np.zeros((self._classes, self._width), np.float32)
             starts = [Classifier(nothing, nothing[:, 0], np.nan, 0)] * len(strengths)
-        size = self._at_once()
+        count, size = len(strengths), self._at_once()
+        if self._small() and size >= TOGETHER:
+            # compiling takes longer than fitting the last one again beside itself
+            missing = max(0, TOGETHER - count)
+            strengths = [*strengths, *[strengths[-1]] * missing]
+            starts = [*starts, *[starts[-1]] * missing]
         fitted = []
         for i in range(0, len(strengths), size):
             fitted += self._fit_together(strengths[i : i + size], starts[i : i + size])
-        return fitted
+        return fitted[:count]
+
+    def _small(self) -> bool:
+        work = 2 * self._rows.x.size * self._classes * TOGETHER
+        return work / self._mesh.size <= SMALL
 
     def _at_once(self) -> int:
         E = self._width + 1
@@ -115,11 +125,10 @@ class Problem:
         arguments = [jnp.asarray(factors), jnp.asarray(penalties, jnp.float32)]
         state = lbfgs.begin(self._rows, *arguments, jnp.asarray(weights), loss=self._loss)
 
-        work = 2 * self._rows.x.size * self._classes  # a step of one fit
         running = np.arange(len(strengths))  # the fits in `state`
         fitted: dict[int, Classifier] = {}
         while len(running):
-            leave = len(running) > 1 and work * len(running) / self._mesh.size > WORTH_LEAVING_OUT
+            leave = len(running) > 1 and not self._small()
             few = 2 ** int(np.log2(len(running) - 1)) if leave else 0  # 7 fits, then 4, 2, 1
             limits = (np.int32(MOST_STEPS), np.float32(TOLERANCE), np.int32(few))
             state = lbfgs.run(self._rows, *arguments, state, *limits, loss=self._loss)
