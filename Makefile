@@ -92,6 +92,10 @@ gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
 	$(BIN)/python -m pytest -m gpu
 	$(VENV)-rivals/bin/python kernels/rwkv_kernels/bench_gpu_torch.py --out build/gpu_rivals.json
 	$(BIN)/python -m rwkv_kernels.bench_gpu --rivals build/gpu_rivals.json --out docs/gpu_bench.md
+# The quickest tile choices for this machine's GPU, into kernels/rwkv_kernels/gpu/tuned.json.
+# Without a GPU: $(AOT)/bin/python -m rwkv_kernels.tune --static
+tune: $(VENV)/.cuda13
+	$(BIN)/python -m rwkv_kernels.tune
 $(VENV)-rivals/.installed:
 	mkdir -p build
 	$(PYTHON) -m venv $(VENV)-rivals

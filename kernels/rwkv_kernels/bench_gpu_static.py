@@ -8,6 +8,7 @@ Needs the extra `aot`: python -m rwkv_kernels.bench_gpu_static [--out FILE.md]
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import subprocess
@@ -19,10 +20,11 @@ import jax.numpy as jnp
 import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rwkv_kernels import bi_wkv6, wkv6
 from rwkv_kernels.bench import save
 from rwkv_kernels.gpu import topology
-from rwkv_kernels.gpu.plan import SHARED_MEMORY, Plan
+from rwkv_kernels.gpu.plan import SHARED_MEMORY, TILE, Plan
+from rwkv_kernels.gpu.tiling import Tiling, default
+from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6
 
 SHAPES = (
     (256, 49, 8, 80),
@@ -31,7 +33,8 @@ SHAPES = (
     (8, 1024, 8, 80),
     (1, 16384, 8, 80),
 )
-_THREADS = 128
+MULTIPROCESSORS = 132
+_THREADS = 128  # of a warpgroup
 _REGISTERS = 65536  # of a multiprocessor
 
 
@@ -45,7 +48,7 @@ class Compiled:
     spill_loads: int
 
 
-def compile_call(shape: tuple[int, ...], *, causal: bool) -> None:
+def compile_call(shape: tuple[int, ...], tiling: Tiling, *, causal: bool) -> None:
     """Compiles value and gradients for an H200; Mosaic prints what ptxas says where it is told."""
     mesh = topology.mesh()
     sharding = NamedSharding(mesh, PartitionSpec())
@@ -54,7 +57,11 @@ def compile_call(shape: tuple[int, ...], *, causal: bool) -> None:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def value_and_gradients(r, k, v, w, u, g):
-        function = (lambda *inputs: wkv6(*inputs)[0]) if causal else bi_wkv6
+        def function(r, k, v, w, u):
+            if causal:
+                return wkv6(r, k, v, w, u, None, tiling=tiling)[0]
+            return bi_wkv6(r, k, v, w, u, tiling=tiling)
+
         y, pullback = jax.vjp(function, r, k, v, w, u)
         return y, pullback(g)
 
@@ -64,10 +71,19 @@ def compile_call(shape: tuple[int, ...], *, causal: bool) -> None:
         jax.jit(value_and_gradients).lower(token, token, token, w, u, token).compile()
 
 
-def compiled(shape: tuple[int, ...], *, causal: bool = False) -> list[Compiled]:
+def default_tiling(shape: tuple[int, ...]) -> Tiling:
+    B, T, H, N = shape
+    return default(B * H, N, -(-T // TILE))
+
+
+def compiled(
+    shape: tuple[int, ...], tiling: Tiling | None = None, *, causal: bool = False
+) -> list[Compiled]:
     """The kernels of value and gradients, each once; compiled in a process of its own."""
+    tiling = tiling or default_tiling(shape)
     call = [sys.executable, "-m", "rwkv_kernels.bench_gpu_static"]
     call += ["--compile", ",".join(map(str, shape)), *(["--causal"] if causal else [])]
+    call += ["--tiling", json.dumps(dataclasses.asdict(tiling))]
     environment = os.environ | {"MOSAIC_GPU_DUMP_PTXAS": "1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -87,13 +103,36 @@ def compiled(shape: tuple[int, ...], *, causal: bool = False) -> list[Compiled]:
     return [kernels[name] for name in sorted(kernels)]
 
 
-def row(shape: tuple[int, ...], kernel: Compiled, *, causal: bool) -> str:
-    _, T, _, N = shape
-    shared = Plan(T, N, causal).shared_memory(kernel.name.removeprefix("wkv6_"))
-    blocks = min(SHARED_MEMORY // shared, _REGISTERS // (_THREADS * kernel.registers))
+@dataclasses.dataclass(frozen=True)
+class Occupancy:
+    """How a kernel fills a GPU: a block's warpgroups and bytes of shared memory, how many blocks
+    fit on a multiprocessor, and how many there are.
+    """
+
+    warpgroups: int
+    shared: int
+    fit: int
+    blocks: int
+
+
+def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
+    """heads: B * H."""
+    what = "states" if kernel.name == "wkv6_segments" else kernel.name.removeprefix("wkv6_")
+    shared, warpgroups = plan.shared_memory(what), len(plan.widths(what))
+    fit = min(SHARED_MEMORY // shared, _REGISTERS // (_THREADS * warpgroups * kernel.registers))
+    each = plan.tiles
+    if what == "states":
+        each = plan.tiling.sweep_blocks * plan.tiling.sweep_segments
+    return Occupancy(warpgroups, shared, fit, heads * each)
+
+
+def row(shape: tuple[int, ...], tiling: Tiling, kernel: Compiled, *, causal: bool) -> str:
+    B, T, H, N = shape
+    how = occupancy(Plan(T, N, causal, tiling), B * H, kernel)
     cells = (
-        f"{list(shape)}{', causal' if causal else ''}", kernel.name, kernel.registers,
-        f"{kernel.spill_stores} / {kernel.spill_loads}", f"{shared / 1024:.0f} KiB", blocks,
+        f"{list(shape)}{', causal' if causal else ''}", kernel.name, how.warpgroups,
+        kernel.registers, f"{kernel.spill_stores} / {kernel.spill_loads}",
+        f"{how.shared / 1024:.0f} KiB", how.fit, how.blocks,
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -102,22 +141,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--tiling", help=argparse.SUPPRESS)
     parser.add_argument("--causal", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile:
-        compile_call(tuple(map(int, options.compile.split(","))), causal=options.causal)
+        shape = tuple(map(int, options.compile.split(",")))
+        compile_call(shape, Tiling(**json.loads(options.tiling)), causal=options.causal)
         return
     lines = [
         "# Registers and shared memory of the Hopper kernels\n",
         f"For an H200, r, k, v bfloat16, w float32, jax {jax.__version__}. Registers and spilled "
-        "bytes are a thread's, shared memory a block's of 128 threads; blocks: how many fit on a "
-        "multiprocessor.\n",
-        "| [B, T, H, N] | kernel | registers | spilled, stores / loads | shared memory | blocks |",
-        "|---" * 6 + "|",
+        "bytes are a thread's, shared memory a block's; a warpgroup is 128 threads; fit: how many "
+        f"blocks fit on one of {MULTIPROCESSORS} multiprocessors.\n",
+        "| [B, T, H, N] | kernel | warpgroups | registers | spilled, stores / loads "
+        "| shared memory | fit | blocks |",
+        "|---" * 8 + "|",
     ]
     jobs = [(shape, False) for shape in SHAPES] + [((8, 1024, 8, 80), True)]
     for shape, causal in tqdm.tqdm(jobs, unit="shape"):
-        lines += [row(shape, x, causal=causal) for x in compiled(shape, causal=causal)]
+        tiling = default_tiling(shape)
+        lines += [row(shape, tiling, x, causal=causal) for x in compiled(shape, causal=causal)]
     print("\n".join(lines))
     if options.out:
         save(options.out, lines)

@@ -17,7 +17,6 @@ Operands of products are bfloat16, sums float32. No GPU was at hand when this wa
 docs/kernels.md for what was checked without one.
 """
 
-import dataclasses
 import functools
 import re
 
@@ -29,7 +28,9 @@ from rwkv_kernels.gpu.backward import Borders, backward
 from rwkv_kernels.gpu.forward import forward
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.sweep import states
-from rwkv_kernels.gpu.tiling import Tiling, default
+from rwkv_kernels.gpu.tiling import Tiling
+from rwkv_kernels.gpu.tuned import best
+from rwkv_kernels.platforms import device_kind
 
 # Names of GPUs of compute capability 9.0, whose instructions the kernels are made of.
 _HOPPER = re.compile(r"\b(G?H200|G?H100|H800|H20)\b")
@@ -47,7 +48,7 @@ def bi_wkv6(
 ) -> Float[Array, "B T H N"]:
     """Both directions; see `api.bi_wkv6`. `interpret`: the Mosaic GPU interpreter's parameters."""
     inputs = _as_kernels_see(r, k, v, w, u)
-    y = _bi_wkv6(_plan(r.shape, inputs[0].dtype, causal=False, tiling=tiling), interpret, *inputs)
+    y = _bi_wkv6(_plan(r.shape, causal=False, tiling=tiling), interpret, *inputs)
     return y.reshape(r.shape)  # [B, T, H * N] -> [B, T, H, N]
 
 
@@ -68,7 +69,7 @@ def wkv6(
         initial_state = jnp.zeros((B, H, N, N), jnp.float32)
     initial = jnp.swapaxes(initial_state, -1, -2)  # key x value -> value x key
     inputs = _as_kernels_see(r, k, v, w, u)
-    plan = _plan(r.shape, inputs[0].dtype, causal=True, tiling=tiling)
+    plan = _plan(r.shape, causal=True, tiling=tiling)
     y, final = _wkv6(plan, interpret, *inputs, initial)
     return y.reshape(r.shape), jnp.swapaxes(final, -1, -2)  # [B, T, H * N] -> [B, T, H, N]
 
@@ -80,26 +81,18 @@ def unservable(
     reasons: tuple[str, ...] = ()
     if not _HOPPER.search(device_kind):
         reasons += (f"it is a Hopper GPU's kernel, and this is {device_kind!r}",)
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        reasons += (f"it takes bfloat16 or float32, and r, k, v together are {dtype}",)
-        return reasons
-    return reasons + _plan(shape, dtype, causal=causal).unservable()
+    if dtype != jnp.bfloat16:
+        reasons += (f"it computes in bfloat16, and r, k, v together are {dtype}",)
+    return reasons + _plan(shape, causal=causal).unservable()
 
 
-def _plan(
-    shape: tuple[int, ...], dtype, *, causal: bool, tiling: Tiling | None = None
-) -> Plan:
-    B, T, H, N = shape
-    plan = Plan(T, N, causal, parts=2 if dtype == jnp.float32 else 1)
-    if tiling is None:
-        tiling = default(B * H, N, plan.tiles)
-    return dataclasses.replace(plan, tiling=tiling)
+def _plan(shape: tuple[int, ...], *, causal: bool, tiling: Tiling | None = None) -> Plan:
+    _, T, _, N = shape
+    return Plan(T, N, causal, tiling or best(device_kind(), shape))
 
 
 def _as_kernels_see(r, k, v, w, u) -> tuple[Array, ...]:
     B, T, H, N = r.shape
-    dtype = jnp.result_type(r, k, v)
-    r, k, v = (x.astype(dtype) for x in (r, k, v))
     r, k, v, w = (x.reshape(B, T, H * N) for x in (r, k, v, w))  # [B, T, H, N] -> [B, T, H * N]
     return r, k, v, w.astype(jnp.float32), u.astype(jnp.float32)
 

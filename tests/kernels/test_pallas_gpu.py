@@ -5,8 +5,11 @@ are played by JAX's own. That the kernels also compile for a real GPU is seen in
 `test_pallas_gpu_aot.py`.
 """
 
+import types
+
 import float64_loop
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import pytest
 from float64_loop import REGIMES
@@ -18,13 +21,14 @@ from gpu_judge import (
     judge_sees,
     rounded,
 )
-from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, jaxpr_interpret
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from regimes import NAMES
 
 from rwkv_kernels import IMPLEMENTATIONS
 from rwkv_kernels.api import Call
+from rwkv_kernels.gpu.tiling import Tiling
 
 # Reads beyond an array give zeros, as the copy engine's do. So does then what was never written,
 # which `test_nothing_is_read_that_was_not_written` sees.
@@ -49,6 +53,20 @@ def watched(monkeypatch):
 
     monkeypatch.setattr(gpu_callbacks, name, watch)
     return states
+
+
+@pytest.fixture(autouse=True)
+def warpgroups_run_side_by_side(monkeypatch):
+    """The interpreter runs each warpgroup as a program of its own, and calls back out of it to copy
+    to main memory, in an order that JAX keeps between programs. One then waits at the other's
+    barrier, and the other for the one's end. Within a program a token keeps the order.
+    """
+
+    def unordered(*arguments, ordered, **options):
+        del ordered
+        return jax.experimental.io_callback(*arguments, ordered=False, **options)
+
+    monkeypatch.setattr(jaxpr_interpret, "callback", types.SimpleNamespace(io_callback=unordered))
 
 
 def assert_no_races(watched, kernels):
@@ -107,6 +125,27 @@ def test_nothing_is_read_that_was_not_written(T):
 def test_causal_with_states(shape, regime, watched):
     check_causal(shape, regime, INTERPRETER)
     assert_no_races(watched, kernels=5)
+
+
+# Every choice once beside the defaults: both numbers of warpgroups, sweeps in blocks and segments.
+TILINGS = (Tiling(2, 1, 1, 2, 1), Tiling(1, 2, 4, 1, 1), Tiling(2, 2, 2, 2, 2))
+
+
+@pytest.mark.parametrize("tiling", TILINGS[:1], ids=str)
+def test_tile_choices_change_nothing(tiling, watched):
+    check_both_directions((1, 77, 1, 64), "mixed", INTERPRETER, tiling)
+    segmented = tiling.sweep_segments > 1
+    assert_no_races(watched, kernels=14 if segmented else 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+def test_tile_choices_in_every_regime(tiling, regime, watched):
+    check_both_directions((1, 77, 1, 64), regime, INTERPRETER, tiling)
+    check_causal((1, 77, 1, 64), regime, INTERPRETER, tiling)
+    segmented = tiling.sweep_segments > 1
+    assert_no_races(watched, kernels=14 + 8 if segmented else 8 + 5)
 
 
 def test_no_decay_logit_is_too_large():

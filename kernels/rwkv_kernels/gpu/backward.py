@@ -5,9 +5,10 @@ transposed are made, for dv = A^T g; the gradient dA = g v^T is made both ways, 
 takes its left operand from registers as it lies there.
 
 The gradients of r, k and w of a channel need that channel of r, k and w, and dA. So warpgroups
-share a head's channels, each has all it adds up in registers, and they meet twice: when v and g are
-there, and for dv, which sums over channels.
-""" 
+share a head's channels. They meet when v and g are there, when dA is, and for dv, which sums over
+channels; the levels are each one's own. What is added up lies in shared memory: a product's sums
+take up to 40 of a thread's 255 registers, and several are held at once.
+"""
 
 import functools
 from typing import NamedTuple
@@ -15,16 +16,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, split
+from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, rounded
 
 
 class Borders(NamedTuple):
-    """States [B, H, (tiles + 1) * parts, N, N] at all borders; None is nothing.
+    """States [B, H, tiles + 1, N, N] at all borders; None is nothing.
 
     What tokens on a side say, and what is asked of this side: the gradient of the state that goes
     to the other.
@@ -48,9 +50,9 @@ def backward(
     *,
     interpret=None,
 ) -> dict[str, Array]:
-    """Gradients dr, dk, dv, dw (float32), and du by sequence and tile, float32 [B, tiles, C].
+    """dr, dk, dv (bfloat16) and dw (float32), and du by sequence and tile, float32 [B, tiles, C].
 
-    g: the gradient of y, of the dtype of r, k and v, as dr, dk and dv are; w, u float32.
+    g: the gradient of y, bfloat16 like r, k and v; w, u float32.
     """
     B, _, C = r.shape
     N = plan.head_size
@@ -58,14 +60,15 @@ def backward(
     any_state = any(x is not None for x in borders)
 
     def own(width: int):
-        # float32 tokens of v and g come when w has gone.
-        rounded = plan.parts == 1
         return {
             "r_": wg.tokens(width, r.dtype),
             "k_": wg.tokens(width, k.dtype),
-            "v_": wg.tokens(width, v.dtype) if rounded else None,
-            "g_": wg.tokens(width, g.dtype) if rounded else None,
+            "v_": wg.tokens(width, v.dtype),
+            "g_": wg.tokens(width, g.dtype),
             "log_d": wg.operand(width, parts=2),
+            "dr_": wg.tokens(width, jnp.float32),
+            "dk_": wg.tokens(width, jnp.float32),
+            "A_T": wg.operand(TILE),
             "X": wg.operand(width),
             "Y": wg.operand(width),
             "said": wg.operand(width, rows=N) if any_state else None,
@@ -78,10 +81,10 @@ def backward(
         "dA": wg.operand(TILE),
         "dA_T": wg.operand(TILE),
         "bits": wg.operand(TILE),
-        "between": wg.masks(plan.levels + 1),
         "rooms": [wg.tokens(width, jnp.float32) for width in wg.widths],
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, **borders._asdict()}
+    inputs["numbers"] = jnp.arange(TILE, dtype=jnp.int32)
     outputs = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype)
         for name, x in zip(("dr", "dk", "dv", "dw"), (r, k, v, w), strict=True)
@@ -94,38 +97,26 @@ def backward(
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, g,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, numbers,
     said_left, asked_left, said_right, asked_right,
-    dr, dk, dv, dw, du, r_, k_, v_, g_, log_d, X, Y, said, asked,
-    values, gradients, dA, dA_T, bits, between, rooms,
+    dr, dk, dv, dw, du, r_, k_, v_, g_, dr_, dk_, A_T, log_d, X, Y, said, asked,
+    values, gradients, dA, dA_T, bits, rooms,
 ) -> None:  # fmt: skip
-    parts, i = wg.plan.parts, lax.axis_index("part")
-    log_d, X, Y, values, gradients, dA, dA_T, bits = (
-        Operand(tuple(x)) for x in (log_d, X, Y, values, gradients, dA, dA_T, bits)
+    wg = wg.reading(numbers)
+    i = lax.axis_index("part")
+    A_T, log_d, X, Y, values, gradients, dA, dA_T, bits = (
+        Operand(tuple(x)) for x in (A_T, log_d, X, Y, values, gradients, dA, dA_T, bits)
     )
     said, asked = (None if x is None else Operand(tuple(x)) for x in (said, asked))
     # What is summed over tokens is held in 16 bits, in the room of X and Y.
-    working = Operand((X.parts + Y.parts)[:2])
+    working = Operand((*X.parts, *Y.parts))
     room = rooms[block.index]  # for w, then for d log d, then for what others have for dv, for dw
 
     sources = ((r, r_), (k, k_), (w, room), (v, v_), (g, g_))
-    block.fill([(block.tokens(x, i), to) for x, to in sources if to is not None])
+    block.fill([(block.tokens(x, i), to) for x, to in sources])
     log_d.store(tile.log_decay(wg, room, block.tokens_in(i)))
-    for array, staged, operand in ((v, v_, values), (g, g_, gradients)):
-        if staged is None:
-            staged = room
-            block.fill([(block.tokens(array, i), room)])
+    for staged, operand in ((v_, values), (g_, gradients)):
         operand.columns(block.first, block.width).store(wg.load(staged))
-    # Which decays lie between a token and its block's midpoint at each level; the last, which are
-    # to the left of it.
-    for bit in range(block.index, wg.plan.levels + 1, len(wg.widths)):
-        edge = bit == wg.plan.levels
-        here = between.at[bit]
-        here[...] = (
-            masks.decays_to_edge(wg, left=True)
-            if edge
-            else masks.decays_to_midpoint(wg, jnp.int32(1 << bit))
-        )
     block.meet()
     # Of what is not read there is no gradient.
     if block.index == 0:
@@ -140,55 +131,45 @@ def _kernel(
     bonus = wg.load_row(u.at[block.head, block.own])
     X.store(wg.load(r_))
     Y.store(wg.load(k_))
-    A_T = tile.own_scores(wg, wg.load(k_), bonus, X)
-    own = tile.where(masks.same(wg), wg.load_parts(dA), 0.0)
+    A_T.store(tile.own_scores(wg, wg.load(k_), bonus, X))
+    own = tile.where(masks.same(wg), wg.load_raw(dA))
     own_k = wg.product(own, Y)
-    sum_r = own_k * bonus
-    sum_k = wg.product(own, X) * bonus
+    dr_[...] = own_k * bonus
+    dk_[...] = wg.product(own, X) * bonus
     working.store(own_k * wg.load(r_))
     room[...] = wg.product((masks.rows_from(wg),), working)
     block.write_row(i, room, du)
     room[...] = wg.zeros(block.width)
 
-    def add(sums, to_r, to_k, c: Array, mask: Operand):
+    def add(to_r, to_k, c: Array, mask: Array) -> None:
         """Adds to dr, dk and d log d what comes through r c and k c, c a product of decays.
 
         to_r, to_k: the pairs whose products are the gradients of r c and k c, or None. mask: which
-        decays (column) are in which token's c (row).
+        log decays (row) are in the log of which token's c (column).
         """
-        sum_r, sum_k = sums
         of_log = []
-        if to_r is not None:
-            part = wg.product(*to_r) * c
-            sum_r += part
-            of_log.append(part * wg.load(r_))
-        if to_k is not None:
-            part = wg.product(*to_k) * c
-            sum_k += part
-            of_log.append(part * wg.load(k_))
+        for pair, total, x in ((to_r, dr_, r_), (to_k, dk_, k_)):
+            if pair is None:
+                continue
+            part = wg.product(*pair) * c
+            total[...] = wg.load(total) + part
+            of_log.append(part * wg.load(x))
         working.store(functools.reduce(jnp.add, of_log))
-        room[...] = wg.load(room) + wg.product(mask.T, working)
-        return sum_r, sum_k
+        room[...] = wg.load(room) + wg.product((mask,), working)
 
-    def level(bit, carry):
-        A_T, sums = carry
-        mask = Operand((between.at[bit],))
-        c = tile.product_of_decays(wg, mask, log_d)
+    def level(bit, _) -> None:
+        m = 1 << bit
+        c = tile.product_of_decays(wg, (masks.decays_to_midpoint(wg, m),), log_d)
         X.store(wg.load(r_) * c)
         keys = Y.store(wg.load(k_) * c)
-        met = split(wg.product(keys, X.T), parts)
-        (here,) = wg.load_parts(bits)
-        meet = masks.equal(here, bit)
-        A_T = tuple(x + meet * y for x, y in zip(A_T, met, strict=True))
-        to_r = tuple(meet * x for x in wg.load_parts(dA)), Y
-        to_k = tuple(meet * x for x in wg.load_parts(dA_T)), X
-        return A_T, add(sums, to_r, to_k, c, mask)
+        (met,) = rounded(wg.product(keys, X.T))
+        meet = masks.equal(wg.load_raw(bits), bit)
+        A_T.store((wg.load_raw(A_T) + meet * met,))
+        to_r = (meet * wg.load_raw(dA),), Y
+        to_k = (meet * wg.load_raw(dA_T),), X
+        add(to_r, to_k, c, masks.decays_to_midpoint(wg, m, transposed=True))
 
-    A_T, sums = lax.fori_loop(0, wg.plan.levels, level, (A_T, (sum_r, sum_k)))
-    A_T = tile.where(masks.read(wg, transposed=True), A_T, 0.0)
-
-    def beyond(left: bool) -> Operand:
-        return Operand((between.at[wg.plan.levels],), transposed=not left)
+    lax.fori_loop(0, wg.plan.levels, level, None)
 
     sides = [  # left or right, the border, what is said there and what is asked there
         (left, border, said_there, asked_there)
@@ -201,17 +182,17 @@ def _kernel(
     for left, border, said_there, asked_there in sides:
         copies, to_r, to_k = [], None, None
         if said_there is not None:
-            copies += block.state_copies(said_there, border, said)
+            copies.append((block.state(said_there, border), *said.parts))
             to_r = gradients, said
         if asked_there is not None:
-            copies += block.state_copies(asked_there, border, asked)
+            copies.append((block.state(asked_there, border), *asked.parts))
             to_k = values, asked
         block.fill(copies)
-        c = tile.product_of_decays(wg, beyond(left), log_d)
-        sums = add(sums, to_r, to_k, c, beyond(left))
+        c = tile.product_of_decays(wg, (masks.decays_to_edge(wg, left=left),), log_d)
+        add(to_r, to_k, c, masks.decays_to_edge(wg, left=left, transposed=True))
 
     passing = [
-        [block.state(x, border, part) for x, border in pair for part in range(parts)]
+        [block.state(x, border) for x, border in pair]
         for pair in (
             ((said_left, i), (asked_right, i + 1)),
             ((said_right, i + 1), (asked_left, i)),
@@ -219,23 +200,22 @@ def _kernel(
         if pair[0][0] is not None
     ]
     if passing:
-        pairs = [(Operand(tuple(p[:parts])), Operand(tuple(p[parts:]))) for p in passing]
-        through = _of_total(wg, pairs, working) * jnp.exp(tile.log_across(wg, log_d))
+        through = _of_total(wg, passing, working) * jnp.exp(tile.log_across(wg, log_d))
         room[...] = wg.load(room) + through
 
-    # Put away before dv is summed up, which takes the registers: dk in the room of v.
-    sum_r, sum_k = sums
-    r_[...] = sum_r.astype(r_.dtype)
-    v_[...] = sum_k.astype(v_.dtype)
+    # dk in the room of v: dv still needs k.
+    r_[...] = wg.load(dr_).astype(r_.dtype)
+    v_[...] = wg.load(dk_).astype(v_.dtype)
+    read = tile.where(masks.read(wg, transposed=True), wg.load_raw(A_T))
     out = tile.add_products(
-        wg, None, [(A_T, gradients.columns(*channels)) for channels in block.slices]
+        wg, None, [(read, gradients.columns(*channels)) for channels in block.slices]
     )
     for left, border, _, asked_there in sides:
         if asked_there is None:
             continue
-        block.fill(block.state_copies(asked_there, border, asked))
-        c = tile.product_of_decays(wg, beyond(left), log_d)
-        decayed = split(wg.load(k_) * c, parts)
+        block.fill([(block.state(asked_there, border), *asked.parts)])
+        c = tile.product_of_decays(wg, (masks.decays_to_edge(wg, left=left),), log_d)
+        decayed = rounded(wg.load(k_) * c)
         out = tile.add_products(
             wg, out, [(decayed, asked.rows(*channels).T) for channels in block.slices]
         )
@@ -246,17 +226,15 @@ def _kernel(
     block.write(i, (r_, dr), (v_, dk), (k_, dv), (room, dw))
 
 
-def _of_total(wg: Warpgroup, passing: list[tuple[Operand, Operand]], working: Operand) -> Array:
+def _of_total(wg: Warpgroup, passing: list[list], working: Operand) -> Array:
     """The gradient of the product of a tile's decays, in each row: states decay as they pass.
 
     passing: what goes one way and the gradient that comes the other, in main memory.
     """
     sums, seen = [], 0
     for first in wg.plan.state_blocks:
-        products = [
-            wg.load_sum(said.rows(first, TILE)) * wg.load_sum(asked.rows(first, TILE))
-            for said, asked in passing
-        ]
+        rows = pl.ds(first, TILE)
+        products = [wg.load(said.at[rows]) * wg.load(asked.at[rows]) for said, asked in passing]
         working.store(functools.reduce(jnp.add, products))
         sums.append(wg.product((masks.rows_from(wg, seen - first),), working))
         seen = first + TILE

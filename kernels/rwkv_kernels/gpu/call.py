@@ -12,13 +12,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import Warpgroup
 
 
 class Block:
     """What a block of the grid works on, as one of its warpgroups sees it.
 
-    Arrays of tokens in main memory are [B, T, H * N], states [B, H, (tiles + 1) * parts, N, N]:
+    Arrays of tokens in main memory are [B, T, H * N], states [B, H, tiles + 1, N, N]:
     state i is that at the border to the left of tile i, the last that to the right of all.
 
     Attributes:
@@ -65,12 +65,9 @@ class Block:
         channels = pl.ds(self.head * N, N) if whole else self.channels
         return array.at[self.batch, pl.ds(TILE * tile, TILE), channels]
 
-    def state(self, array, border: int | Array, part: int):
-        """The state at a border, [N, N], in one of its parts."""
-        return array.at[self.batch, self.head, border * self.plan.parts + part, :, self.own]
-
-    def state_copies(self, array, border: int | Array, target: Operand) -> list[tuple]:
-        return [(self.state(array, border, i), part) for i, part in enumerate(target.parts)]
+    def state(self, array, border: int | Array):
+        """This warpgroup's columns of the state at a border, [N, width]."""
+        return array.at[self.batch, self.head, border, :, self.own]
 
     def start(self, copies: Sequence[tuple], first: int | Array = 0) -> None:
         """Begins to copy (source, target in shared memory), each with a barrier of its own."""
@@ -146,7 +143,7 @@ def kernel_call(
     first: Callable[[], Array] | None = None,
     name: str,
 ) -> dict[str, Array]:
-    """Runs `body(block, **refs)` over the grid (batch, head[, part]) by each of a block's warpgroups.
+    """Runs `body(block, **refs)` over the grid (batch, head, part) by each warpgroup of a block.
 
     Inputs may be None, and are None in the body then. own: a warpgroup's shared memory, by the
     number of its channels; shared: that of all. copies: at most so many come in at once. first: the
@@ -170,14 +167,16 @@ def kernel_call(
             run(0)
 
     kernel.__name__ = name  # what profiles and dumps call it
-    scratch = {
+    scratch: Any = {
         "own": [dict(own(width)) for width in wg.widths],
         "shared": dict(shared),
         "copied": [plgpu.Barrier(num_barriers=copies) for _ in wg.widths],
         "met": plgpu.Barrier(num_arrivals=len(wg.widths)) if many else None,
     }
-    threads = {"num_threads": len(wg.widths), "thread_name": "warpgroup"} if many else {}
-    interpret = {} if wg.interpret is None else {"interpret": wg.interpret}
+    threads: dict[str, Any] = (
+        {"num_threads": len(wg.widths), "thread_name": "warpgroup"} if many else {}
+    )
+    interpret: dict[str, Any] = {} if wg.interpret is None else {"interpret": wg.interpret}
     results = plgpu.kernel(
         kernel,
         out_type=tuple(outputs.values()),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import Plan
-from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, split
+from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, rounded
 
 
 def forward(
@@ -25,9 +25,9 @@ def forward(
     *,
     interpret=None,
 ) -> Float[Array, "B T C"]:
-    """y; r, k, v of one dtype, w and u float32.
+    """y; r, k, v bfloat16, w and u float32.
 
-    from_left, from_right: states [B, H, (tiles + 1) * parts, N, N] of what comes from there; None
+    from_left, from_right: states [B, H, tiles + 1, N, N] of what comes from there; None
     is nothing.
     """
     N = plan.head_size
@@ -37,8 +37,7 @@ def forward(
         return {
             "r_": wg.tokens(width, r.dtype),
             "k_": wg.tokens(width, k.dtype),
-            # float32 values come when w has gone.
-            "v_": wg.tokens(width, v.dtype) if plan.parts == 1 else None,
+            "v_": wg.tokens(width, v.dtype),
             "log_d": wg.operand(width, parts=2),
             "keys": wg.operand(width),
             "state": wg.operand(width, rows=N) if plan.stateful else None,
@@ -64,12 +63,8 @@ def _kernel(
     room = rooms[block.index]  # for w, then for what other warpgroups have for this one's channels
     i = lax.axis_index("part")
 
-    come = [(block.tokens(x, i), to) for x, to in ((r, r_), (k, k_), (w, room), (v, v_)) if to is not None]
-    block.fill(come)
+    block.fill([(block.tokens(x, i), to) for x, to in ((r, r_), (k, k_), (v, v_), (w, room))])
     log_d.store(tile.log_decay(wg, room, block.tokens_in(i)))
-    if v_ is None:
-        v_ = room
-        block.fill([(block.tokens(v, i), v_)])
     values.columns(block.first, block.width).store(wg.load(v_))
     bonus = wg.load_row(u.at[block.head, block.own])
     A = tile.scores(wg, r_, k_, bonus, log_d, keys)
@@ -79,10 +74,11 @@ def _kernel(
         if array is None:
             continue
         here = Operand(tuple(state))
-        block.fill(block.state_copies(array, i + at_right, here))
+        block.fill([(block.state(array, i + at_right), *here.parts)])
         mask = masks.decays_to_edge(wg, left=not at_right)
         decayed = wg.load(r_) * tile.product_of_decays(wg, (mask,), log_d)
-        decayed = split(decayed, wg.plan.parts)
-        out = tile.add_products(wg, out, [(decayed, here.rows(*s).T) for s in block.slices])
+        out = tile.add_products(
+            wg, out, [(rounded(decayed), here.rows(*s).T) for s in block.slices]
+        )
     v_[...] = block.exchange(wg, out, rooms).astype(v_.dtype)
     block.write(i, (v_, y))

@@ -27,14 +27,14 @@ def same(wg: Warpgroup) -> Array:
     return row == column
 
 
-def meet(wg: Warpgroup, m: Array, *, transposed: bool = False) -> Array:
-    """Whether the row's token reads the column's at level m; `transposed`, the other way round."""
+def meet(wg: Warpgroup, m: Array) -> Array:
+    """Whether the row's token reads the column's at level m."""
     row, column = wg.position()
     differ = row ^ column
     at_level = (differ >= m) & (differ < 2 * m)
     if not wg.plan.causal:
         return at_level
-    return at_level & (row < column if transposed else row > column)
+    return at_level & (row > column)
 
 
 def bits(wg: Warpgroup) -> Array:

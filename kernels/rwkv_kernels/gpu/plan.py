@@ -17,16 +17,13 @@ class Plan:
       tokens: T, at least 1.
       head_size: N; see `unservable` for which.
       causal: one direction, with the state handed in and out, or both, from nothing.
-      parts: in how many bfloat16 parts an operand of a product is held: 1 for bfloat16 inputs, 2
-        (high and low, 16 bits together) for float32 ones.
-      tiling: what may be chosen.
+      tiling: what may be chosen about it.
     """
 
     tokens: int
     head_size: int
     causal: bool
-    parts: int = 1
-    tiling: Tiling = Tiling()
+    tiling: Tiling
 
     @property
     def tiles(self) -> int:
@@ -71,27 +68,22 @@ class Plan:
 
     def shared_memory(self, kernel: str) -> int:
         """Bytes of shared memory that a block of a kernel takes."""
-        N, parts, widths = self.head_size, self.parts, self.widths(kernel)
-        given = 2 * parts  # bytes of a number of r, k, v as they come
-        column = {
-            # A channel's bytes: keys, w, log d, the keys as an operand; the state both ways.
-            "states": self.tiling.sweep_stages * TILE * (given + 4)
-            + TILE * (4 + 2 * parts)
-            + N * (4 + 2 * parts),
-            # r, k, v, w, log d, the keys as an operand; a state.
-            "forward": TILE * (2 * given + 2 * (parts == 1) + 4 + 4 + 2 * parts)
-            + N * 2 * parts * self.stateful,
-            # r, k, v, g, w, log d, r and k as operands; two states.
-            "backward": TILE * (2 * given + 4 * (parts == 1) + 4 + 4 + 4 * parts)
-            + N * 4 * parts * self.stateful,
+        N, widths, stages = self.head_size, self.widths(kernel), self.tiling.sweep_stages
+        state = 2 * N * self.stateful  # bytes of one of a state's columns, as an operand
+        # Bytes of each of a block's channels: r, k, v, g as they come, w, log d in two parts, and
+        # what products read; sums of gradients.
+        channel = {
+            "states": TILE * ((2 + 4) * stages + 4 + 2) + (4 + 2) * N,
+            "forward": TILE * (3 * 2 + 4 + 4 + 2) + state,
+            "backward": TILE * (4 * 2 + 4 + 4 + 2 * 2 + 2 * 4) + 2 * state,
         }[kernel]
-        # Values (and the gradient of y) as operands, and in "states" as they come.
-        whole = {
-            "states": TILE * N * (2 * parts + given * self.tiling.sweep_stages),
-            "forward": TILE * N * 2 * parts,
-            "backward": TILE * N * 4 * parts,
+        # What warpgroups share, and what each has of scores: 64 x N and 64 x 64 in bfloat16.
+        tiles, squares = {
+            "states": (1 + stages, 0),
+            "forward": (1, 0),
+            "backward": (2, 3 + len(widths)),
         }[kernel]
-        return sum(widths) * column + whole
+        return sum(widths) * channel + 2 * TILE * (tiles * N + squares * TILE)
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""

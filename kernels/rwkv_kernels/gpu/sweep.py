@@ -1,8 +1,8 @@
 """The kernel that goes over a sequence for the states at the borders of its tiles.
 
 A state is held as value x key, so that a decay scales its columns, which are a tile's columns: its
-channels of the key never meet, and blocks share them. It goes on in float32; tiles read it in what
-their products multiply.
+channels of the key never meet, and blocks share them. It goes on in float32; tiles read it in
+bfloat16, as their products do.
 
 A long sequence of few heads is cut into segments that are swept side by side, twice: once from
 nothing, for the sum that each adds and the decay that it lets through, and once more from what the
@@ -21,7 +21,7 @@ from jaxtyping import Array, BFloat16, Float, Float32
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup, split
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
 
 
 def states(
@@ -42,8 +42,8 @@ def states(
     initial: the state at the border where the sweep begins, value x key; None is zeros.
 
     Returns:
-      The states at the borders in bfloat16 parts, [B, H, (tiles + 1) * parts, N, N] (the first are
-      those to the left of all tiles), and that at which the sweep ends once more, in float32.
+      The states at the borders (the first is to the left of all tiles), and that at which the sweep
+      ends once more, in float32.
     """
     sweep = functools.partial(_sweep, plan, values, keys, w, leftwards, interpret)
     segments = plan.tiling.sweep_segments
@@ -58,11 +58,11 @@ def states(
     # [B, segments, H * N] -> [B, segments, H, 1, N]: a decay of each of a state's columns.
     through = jnp.exp(alone["log_decays"]).reshape(B, segments, C // N, 1, N)
     state = jnp.zeros((B, C // N, N, N), jnp.float32) if initial is None else initial
-    starts: list[Array | None] = [None] * segments
+    starts = []
     for i in reversed(range(segments)) if leftwards else range(segments):
-        starts[i] = state
+        starts.append(state)
         state = state * through[:, i] + alone["ends"][:, :, i]
-    results = sweep(jnp.stack(starts, axis=2), borders=True)
+    results = sweep(jnp.stack(starts[::-1] if leftwards else starts, axis=2), borders=True)
     return results["borders"], state
 
 
@@ -72,7 +72,8 @@ def _sweep(
     """Sweeps each segment from its state in `starts`, [B, H, segments, N, N], or from nothing.
 
     Gives the states in which segments end ("ends", like `starts`), and with `borders` those at all
-    borders ("borders"), else the logs of what segments let through ("log_decays", [B, segments, C]).
+    borders ("borders"), else the logs of what segments let through, [B, segments, C]
+    ("log_decays").
     """
     wg = Warpgroup(plan, plan.widths("states"), interpret)
     (B, _, C), N = keys.shape, plan.head_size
@@ -88,17 +89,15 @@ def _sweep(
             "left": wg.operand(N),
             "right": wg.operand(width),
             "state": plgpu.SMEM((N, width), jnp.float32),
-            "rounded": [plgpu.SMEM((N, width), BFLOAT16) for _ in range(plan.parts)],
+            "rounded": plgpu.SMEM((N, width), BFLOAT16),
         }
 
     (width,) = wg.widths
     outputs = {"ends": jax.ShapeDtypeStruct((B, C // N, how.sweep_segments, N, N), jnp.float32)}
     if borders:
-        shape = (B, C // N, (plan.tiles + 1) * plan.parts, N, N)
-        outputs["borders"] = jax.ShapeDtypeStruct(shape, BFLOAT16)
+        outputs["borders"] = jax.ShapeDtypeStruct((B, C // N, plan.tiles + 1, N, N), BFLOAT16)
     else:
-        shape = (B, how.sweep_segments, C)
-        outputs["log_decays"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+        outputs["log_decays"] = jax.ShapeDtypeStruct((B, how.sweep_segments, C), jnp.float32)
     return kernel_call(
         functools.partial(_kernel, wg, leftwards), wg,
         {"values": values, "keys": keys, "w": w, "starts": starts, "borders": None,
@@ -126,13 +125,11 @@ def _kernel(
     def keep(new) -> None:
         for rows, x in zip(blocks, new, strict=True):
             state[rows] = x
-            for target, part in zip(rounded, split(x, plan.parts), strict=True):
-                target[rows] = part
+            rounded[rows] = x.astype(BFLOAT16)
 
     def write_border(border) -> None:
         if borders is not None:
-            for part, source in enumerate(rounded):
-                block.write_to(block.state(borders, border, part), source)
+            block.write_to(block.state(borders, border), rounded)
 
     def copies(step, stage) -> list[tuple]:
         i = tile_at(step)

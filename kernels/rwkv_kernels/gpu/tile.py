@@ -13,14 +13,12 @@ from jaxtyping import Array, Float
 
 from rwkv_kernels import reference
 from rwkv_kernels.gpu import masks
-from rwkv_kernels.gpu.warpgroup import Operand, Parts, Warpgroup, split
+from rwkv_kernels.gpu.warpgroup import Operand, Parts, Warpgroup, rounded, split
 
 
-def where(mask: Array, x: Parts, otherwise: Parts | float) -> Parts:
-    """Part by part."""
-    if isinstance(otherwise, float):
-        otherwise = tuple(jnp.full(part.shape, otherwise, part.dtype) for part in x)
-    return tuple(jnp.where(mask, a, b) for a, b in zip(x, otherwise, strict=True))
+def where(mask: Array, x: Array) -> Parts:
+    """x where the mask says so, else 0; bfloat16."""
+    return (jnp.where(mask, x, jnp.zeros(x.shape, x.dtype)),)
 
 
 def own_scores(
@@ -31,8 +29,8 @@ def own_scores(
     Where a sequence is short there is little else, and the sum over channels may nearly cancel: its
     terms keep 16 bits.
     """
-    every = wg.product(split(x * u, 2), other.T)
-    return split(jnp.where(masks.same(wg), every, 0.0), wg.plan.parts)
+    every = wg.product(split(x * u), other.T)
+    return rounded(jnp.where(masks.same(wg), every, 0.0))
 
 
 def log_decay(wg: Warpgroup, w, tokens: Array) -> Float[Array, "64 n"]:
@@ -41,9 +39,7 @@ def log_decay(wg: Warpgroup, w, tokens: Array) -> Float[Array, "64 n"]:
     return jnp.where(rows < tokens, reference.log_decay(wg.load(w)), 0.0)
 
 
-def product_of_decays(
-    wg: Warpgroup, mask: Parts | Operand, log_d: Operand
-) -> Float[Array, "64 n"]:
+def product_of_decays(wg: Warpgroup, mask: Parts | Operand, log_d: Operand) -> Float[Array, "64 n"]:
     """For each token (row of a mask of zeros and ones) that of the tokens (columns) marked.
 
     With `masks.decays_to_midpoint` c_m: of what lies strictly between each token and its block's
@@ -57,9 +53,7 @@ def log_across(wg: Warpgroup, log_d: Operand) -> Float[Array, "64 n"]:
     return wg.product((masks.rows_from(wg),), log_d)
 
 
-def scores(
-    wg: Warpgroup, r, k, u: Float[Array, "64 n"], log_d: Operand, keys: Operand
-) -> Parts:
+def scores(wg: Warpgroup, r, k, u: Float[Array, "64 n"], log_d: Operand, keys: Operand) -> Parts:
     """A, with y = A v, of a tile's tokens among themselves, as far as it is this warpgroup's.
 
     r, k: the tile in shared memory; u: the bonus in each row; keys: an operand to work in.
@@ -71,8 +65,9 @@ def scores(
         m = 1 << bit
         c = product_of_decays(wg, (masks.decays_to_midpoint(wg, m),), log_d)
         keys.store(wg.load(k) * c)
-        met = wg.product(split(wg.load(r) * c, wg.plan.parts), keys.T)
-        return where(masks.meet(wg, m), split(met, wg.plan.parts), A)
+        met = wg.product(rounded(wg.load(r) * c), keys.T)
+        (before,), (now,) = A, rounded(met)
+        return (jnp.where(masks.meet(wg, m), now, before),)
 
     return lax.fori_loop(0, wg.plan.levels, level, A)
 
@@ -83,4 +78,3 @@ def add_products(
     """sums + lhs @ rhs, a pair for each."""
     products = [wg.product(lhs, rhs) for lhs, rhs in pairs]
     return products if sums is None else [a + b for a, b in zip(sums, products, strict=True)]
-

@@ -55,6 +55,28 @@ class Tiling:
         return reasons
 
 
+def families(tiling: Tiling, head_size: int, tiles: int) -> dict[str, list[Tiling]]:
+    """Choices beside `tiling`, itself the first: for each kernel those that differ for it alone."""
+
+    def vary(**fields) -> Tiling:
+        return dataclasses.replace(tiling, **fields)
+
+    found = {
+        "forward": [tiling, vary(forward_warpgroups=3 - tiling.forward_warpgroups)],
+        "backward": [tiling, vary(backward_warpgroups=3 - tiling.backward_warpgroups)],
+    }
+    if tiles > 1:
+        sweeps = [
+            vary(sweep_blocks=blocks, sweep_segments=segments, sweep_stages=stages)
+            for blocks in (1, head_size // 16)
+            for segments in range(1, min(tiles, 32) + 1)
+            for stages in (1, 2)
+        ]
+        fit = [x for x in sweeps if not x.misfits(head_size, tiles)]
+        found["states"] = [tiling, *(x for x in fit if x != tiling)]
+    return found
+
+
 def default(heads: int, head_size: int, tiles: int) -> Tiling:
     """With nothing known of a device but that it has as many multiprocessors as an H200.
 

@@ -4,8 +4,7 @@ The one point where versions of Pallas' Mosaic GPU differ, and where the interpr
 register layouts and no products of registers, is given the same arithmetic in plain JAX.
 
 Products multiply bfloat16. What has to be multiplied with more than its 8 bits is held in two
-parts, high and low, whose sum has 16; a product of two such pairs is three products, without that
-of both low parts. A 0/1 mask is one part, and loses nothing.
+parts, high and low, whose sum has 16; other operands are one part. A 0/1 mask loses nothing.
 """
 
 import dataclasses
@@ -13,7 +12,6 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -28,11 +26,14 @@ BFLOAT16 = jnp.bfloat16
 Parts = tuple[Array, ...]  # an operand in registers
 
 
-def split(x: Float[Array, "64 n"], parts: int) -> Parts:
-    """x in bfloat16: rounded, or as high and low part."""
+def rounded(x: Float[Array, "64 n"]) -> Parts:
+    """x in bfloat16."""
+    return (x.astype(BFLOAT16),)
+
+
+def split(x: Float[Array, "64 n"]) -> Parts:
+    """x in two parts of bfloat16, high and low."""
     high = x.astype(BFLOAT16)
-    if parts == 1:
-        return (high,)
     return high, (x - high.astype(jnp.float32)).astype(BFLOAT16)
 
 
@@ -49,7 +50,7 @@ class Operand:
     transposed: bool = False
 
     @property
-    def T(self) -> "Operand":
+    def T(self) -> "Operand":  # noqa: N802, as arrays have it
         return Operand(self.parts, not self.transposed)
 
     def rows(self, first: int, count: int) -> "Operand":
@@ -60,11 +61,12 @@ class Operand:
 
     def store(self, x: Float[Array, "rows columns"] | Parts) -> Parts:
         """Rounds a tile, if it is not yet, and gives it as registers hold it."""
-        values = x if isinstance(x, tuple) else split(x, len(self.parts))
-        for part, value in zip(self.parts, values, strict=True):
+        if not isinstance(x, tuple):
+            x = rounded(x) if len(self.parts) == 1 else split(x)
+        for part, value in zip(self.parts, x, strict=True):
             part[...] = value
         plgpu.commit_smem()
-        return values
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,19 +77,30 @@ class Warpgroup:
       plan: the static shape.
       widths: how many of a head's channels each of a block's warpgroups takes.
       interpret: None on a GPU, else the interpreter's parameters.
+      numbers: 0 to 63 in main memory, from which positions are read, or None.
     """
 
     plan: Plan
     widths: tuple[int, ...]
     interpret: Any = None
+    numbers: Any = None
+
+    def reading(self, numbers) -> "Warpgroup":
+        """The same, with positions read from memory wherever they are used.
+
+        Else the compiler works them out once, and holds them in 40 registers through all that
+        follows, for which it spills others.
+        """
+        return dataclasses.replace(self, numbers=numbers)
 
     def load(self, ref) -> Float[Array, "64 n"]:
         """A tile from memory into registers, as float32."""
         return self._load(ref).astype(jnp.float32)
 
-    def load_parts(self, operand: Operand) -> Parts:
-        """An operand from shared memory into registers."""
-        return tuple(self._load(part) for part in operand.parts)
+    def load_raw(self, operand: Operand) -> Array:
+        """An operand of one part from shared memory into registers, as it lies there."""
+        (part,) = operand.parts
+        return self._load(part)
 
     def _load(self, ref) -> Array:
         if self.interpret is not None:
@@ -100,12 +113,16 @@ class Warpgroup:
 
     def load_row(self, ref) -> Float[Array, "64 n"]:
         """A row [n] from main memory, the same in all 64 rows; float32."""
-        rows = (TILE, ref.shape[-1])
+        return self._load_along(ref, axis=1).astype(jnp.float32)
+
+    def _load_along(self, ref, *, axis: int) -> Array:
+        """A vector [n] from main memory along an axis of a tile, the same along the other."""
+        shape = (TILE, ref.shape[0])
         if self.interpret is not None:
-            return lax.broadcast_in_dim(ref[...].astype(jnp.float32), rows, (1,))
-        layout = plgpu.Layout.WGMMA.reduce(0)
-        x = plgpu.load(ref, _WHOLE, layout=layout, optimized=False).astype(jnp.float32)
-        return lax.broadcast_in_dim(x, rows, (1,))
+            return lax.broadcast_in_dim(ref[...], shape, (axis,))
+        layout = plgpu.Layout.WGMMA.reduce(1 - axis)
+        x = plgpu.load(ref, _WHOLE, layout=layout, optimized=False)
+        return lax.broadcast_in_dim(x, shape, (axis,))
 
     def zeros(self, columns: int) -> Float[Array, "64 columns"]:
         """A tile to begin a sum with; a plain constant has another layout than what is added."""
@@ -116,7 +133,9 @@ class Warpgroup:
 
     def position(self) -> tuple[Array, Array]:
         """Row and column of each score, int32 [64, 64]."""
-        return self.index(TILE, 0), self.index(TILE, 1)
+        if self.numbers is None:
+            return self.index(TILE, 0), self.index(TILE, 1)
+        return self._load_along(self.numbers, axis=0), self._load_along(self.numbers, axis=1)
 
     def index(self, columns: int, axis: int) -> Array:
         """Which row (axis 0) or column each element of a tile is in, int32 [64, columns]."""
@@ -131,10 +150,7 @@ class Warpgroup:
         lhs: registers [64, k], or shared memory [64, k]; rhs: shared memory [k, n].
         """
         pairs = [
-            (a, b)
-            for i, a in enumerate(lhs.parts if isinstance(lhs, Operand) else lhs)
-            for j, b in enumerate(rhs.parts)
-            if i + j < 2  # low x low is less than what the sums round off
+            (a, b) for a in (lhs.parts if isinstance(lhs, Operand) else lhs) for b in rhs.parts
         ]
         turn_lhs = isinstance(lhs, Operand) and lhs.transposed
         if self.interpret is not None:
@@ -158,16 +174,9 @@ class Warpgroup:
         shape = (pairs[0][0].shape[0], pairs[0][1].shape[1])
         return pl.run_scoped(accumulate, plgpu.ACC(shape, jnp.float32))
 
-    def operand(self, columns: int, *, rows: int = TILE, parts: int | None = None) -> list:
+    def operand(self, columns: int, *, rows: int = TILE, parts: int = 1) -> list:
         """Shared memory for the parts of an operand: bfloat16 [rows, columns], swizzled."""
-        return [
-            self._swizzled((rows, columns))
-            for _ in range(self.plan.parts if parts is None else parts)
-        ]
-
-    def masks(self, count: int) -> Any:
-        """Shared memory for masks that products read: bfloat16 [count, 64, 64]."""
-        return self._swizzled((count, TILE, TILE))
+        return [self._swizzled((rows, columns)) for _ in range(parts)]
 
     def _swizzled(self, shape: tuple[int, ...]):
         # The widest permutation of bytes that divides every row: products read no bank twice.

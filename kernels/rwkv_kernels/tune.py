@@ -1,0 +1,138 @@
+"""The quickest tile choices for the Hopper kernels, found by trying: `make tune`.
+
+Each kernel's choices are tried one kernel after the other, value and gradients timed as a whole by
+the GPU's own clock (CUPTI), medians of calls after one that is not timed. What is quickest goes to
+`gpu/tuned.json`, where every later call of that device, shape and dtype finds it.
+
+Without a GPU nothing can be timed. `--static` ranks the choices by what the compiler makes of them
+(extra `aot`): no spills first, then the most warps that are at work on a multiprocessor. That is
+paper, and is printed and not kept.
+
+python -m rwkv_kernels.tune [--static] [--shape B,T,H,N ...] [--out FILE.json]
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tqdm
+
+from rwkv_kernels import bench_gpu_static, pallas_gpu
+from rwkv_kernels.bench import arguments, save
+from rwkv_kernels.bench_gpu import SHAPES, milliseconds
+from rwkv_kernels.gpu import tuned
+from rwkv_kernels.gpu.plan import TILE, Plan
+from rwkv_kernels.gpu.tiling import Tiling, families
+from rwkv_kernels.platforms import device_kind, platform
+from rwkv_kernels.shapes import WkvShape
+
+Shape = tuple[int, int, int, int]
+
+
+def choices(shape: Shape, tiling: Tiling, kernel: str) -> list[Tiling]:
+    """Those of a kernel that fit into shared memory, `tiling` first; none if it is not needed."""
+    _, T, _, N = shape
+    every = families(tiling, N, -(-T // TILE)).get(kernel, [])
+    return [x for x in every if not Plan(T, N, False, x).unservable()]
+
+
+def measure(shape: Shape, tiling: Tiling, calls: int) -> float:
+    """Milliseconds of value and gradients."""
+
+    def both(r, k, v, w, u, g):
+        y, pullback = jax.vjp(
+            lambda *inputs: pallas_gpu.bi_wkv6(*inputs, tiling=tiling), r, k, v, w, u
+        )
+        return y, *pullback(g)
+
+    return milliseconds(both, arguments(WkvShape("", *shape), jnp.bfloat16), calls)
+
+
+def search(shape: Shape, calls: int) -> Tiling:
+    """The quickest choice: kernel by kernel, the others as they were found before."""
+    best = bench_gpu_static.default_tiling(shape)
+    for kernel in ("forward", "backward", "states"):
+        times = {x: measure(shape, x, calls) for x in choices(shape, best, kernel)}
+        for x, time in times.items():
+            print(f"{list(shape)} {kernel}: {time:.3f} ms, {x}", flush=True)
+        best = min(times, key=times.__getitem__, default=best)
+    return best
+
+
+def cost(shape: Shape, tiling: Tiling, kernel: str) -> tuple[int, int]:
+    """Spilled bytes a thread, and the negative of how many warps work on a multiprocessor."""
+    B, T, H, N = shape
+    names = {"wkv6_states", "wkv6_segments"} if kernel == "states" else {f"wkv6_{kernel}"}
+    spilled, warps = 0, []
+    for x in bench_gpu_static.compiled(shape, tiling):
+        if x.name not in names:
+            continue
+        how = bench_gpu_static.occupancy(Plan(T, N, False, tiling), B * H, x)
+        here = min(how.fit, how.blocks / bench_gpu_static.MULTIPROCESSORS)
+        spilled += x.spill_stores + x.spill_loads
+        warps.append(int(4 * how.warpgroups * here))
+    return spilled, -min(warps)
+
+
+def rank(shape: Shape) -> None:
+    """Prints each kernel's choices, the best on paper first."""
+    tiling = bench_gpu_static.default_tiling(shape)
+    for kernel in ("forward", "backward", "states"):
+        tried = choices(shape, tiling, kernel)
+        costs = {x: cost(shape, x, kernel) for x in tqdm.tqdm(tried, kernel, leave=False)}
+        for x in sorted(costs, key=costs.__getitem__):
+            spilled, warps = costs[x]
+            print(f"{list(shape)} {kernel}: {spilled} bytes spilled, {-warps} warps, {x}")
+
+
+def keep(path: Path, device: str, found: dict[Shape, Tiling]) -> None:
+    """Puts choices into a table, in the place of the same device's for the same shapes."""
+    entries = json.loads(path.read_text()) if path.exists() else []
+    dtype = "bfloat16"
+    entries = [
+        e
+        for e in entries
+        if (e["device"], e["dtype"]) != (device, dtype) or tuple(e["shape"]) not in found
+    ]
+    entries += [
+        {"device": device, "dtype": dtype, "shape": list(shape), "tiling": dataclasses.asdict(x)}
+        for shape, x in found.items()
+    ]
+    save(path, [json.dumps(entries, indent=1)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--static", action="store_true", help="rank on paper, without a GPU")
+    parser.add_argument("--shape", action="append", help="B,T,H,N; repeatable (default: real ones)")
+    parser.add_argument("--calls", type=int, default=20, help="timed calls (default: 20)")
+    default_out = Path(tuned.__file__).with_name(tuned.FILE)
+    parser.add_argument("--out", type=Path, default=default_out, help="the table to put them in")
+    options = parser.parse_args()
+    shapes: list[Shape] = [] if options.shape else [shape.tokens for shape in SHAPES]
+    for text in options.shape or ():
+        numbers = text.split(",")
+        if len(numbers) != 4 or not all(number.isdigit() for number in numbers):
+            parser.error(f"--shape must be four whole numbers B,T,H,N, got {text!r}")
+        B, T, H, N = map(int, numbers)
+        shapes.append((B, T, H, N))
+    if options.static:
+        for shape in shapes:
+            rank(shape)
+        return
+    if platform() != "gpu":
+        sys.exit(
+            f"This times kernels on a Hopper GPU, and JAX found {device_kind()!r}: without one, "
+            "--static ranks the choices on paper."
+        )
+    found = {shape: search(shape, options.calls) for shape in tqdm.tqdm(shapes, unit="shape")}
+    keep(options.out, device_kind(), found)
+    print(f"kept in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
