@@ -5,11 +5,8 @@ are played by JAX's own. That the kernels also compile for a real GPU is seen in
 `test_pallas_gpu_aot.py`.
 """
 
-import types
-
 import float64_loop
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import pytest
 from float64_loop import REGIMES
@@ -21,7 +18,7 @@ from gpu_judge import (
     judge_sees,
     rounded,
 )
-from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks, jaxpr_interpret
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from regimes import NAMES
@@ -53,20 +50,6 @@ def watched(monkeypatch):
 
     monkeypatch.setattr(gpu_callbacks, name, watch)
     return states
-
-
-@pytest.fixture(autouse=True)
-def warpgroups_run_side_by_side(monkeypatch):
-    """The interpreter runs each warpgroup as a program of its own, and calls back out of it to copy
-    to main memory, in an order that JAX keeps between programs. One then waits at the other's
-    barrier, and the other for the one's end. Within a program a token keeps the order.
-    """
-
-    def unordered(*arguments, ordered, **options):
-        del ordered
-        return jax.experimental.io_callback(*arguments, ordered=False, **options)
-
-    monkeypatch.setattr(jaxpr_interpret, "callback", types.SimpleNamespace(io_callback=unordered))
 
 
 def assert_no_races(watched, kernels):
