@@ -84,7 +84,7 @@ def main() -> None:
         " the results of matrix products of full rank and of the WKV.\n",
         "## Memory\n",
         f"RWKV-CLIP B/32's training step, 256 pairs on one device, compiled by jax"
-        f" {jax.__version__}, not run; GiB. Held at once: parameters, optimizer state, batch,"
+        f" {jax.__version__}, not run; MiB. Held at once: parameters, optimizer state, batch,"
         " results and temporaries. Matrix products are bfloat16 on a TPU, float32 on a CPU.\n",
         "| device | policy | temporaries | held at once |",
         "|---|---|---|---|",
@@ -95,6 +95,7 @@ def main() -> None:
         step = training_step("--model.image.remat", remat, "--model.text.remat", remat)
         cells = (devices[0].device_kind, f"`{remat}`", *memory_of(step, devices))
         lines.append(f"| {' | '.join(cells)} |")
+        tqdm.tqdm.write(lines[-1])
     times = seconds(options.rounds)
     median = {remat: statistics.median(of) for remat, of in times.items()}
     lines += [
