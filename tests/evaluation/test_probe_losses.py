@@ -12,7 +12,7 @@ from rwkv_jax.evaluation.probe.losses import sigmoid_loss, softmax_loss
 def test_softmax_by_hand():
     # two rows with three classes: scores (0, ln 2, ln 5) and (1, 1, 1)
     scores = jnp.array([[0.0, 1], [np.log(2), 1], [np.log(5), 1]])
-    losses, residuals = softmax_loss(scores, jnp.array([1, 2]))
+    losses, residuals = jax.jit(softmax_loss)(scores, jnp.array([1, 2]))
     chex.assert_trees_all_close(losses, jnp.array([np.log(8 / 2), np.log(3)]), rtol=1e-6)
     expected = jnp.array([[1 / 8, 1 / 3], [2 / 8 - 1, 1 / 3], [5 / 8, 1 / 3 - 1]])
     chex.assert_trees_all_close(residuals, expected, rtol=1e-6)
@@ -21,7 +21,7 @@ def test_softmax_by_hand():
 def test_sigmoid_by_hand():
     # one row: there, not there, unknown
     scores = jnp.array([[np.log(3.0)], [0.0], [7.0]])
-    losses, residuals = sigmoid_loss(scores, jnp.array([[1.0], [0.0], [np.nan]]))
+    losses, residuals = jax.jit(sigmoid_loss)(scores, jnp.array([[1.0], [0.0], [np.nan]]))
     chex.assert_trees_all_close(losses, jnp.array([np.log(4 / 3) + np.log(2)]), rtol=1e-6)
     chex.assert_trees_all_close(residuals, jnp.array([[-1 / 4], [1 / 2], [0.0]]), rtol=1e-6)
 

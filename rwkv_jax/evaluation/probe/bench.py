@@ -6,7 +6,8 @@ all rows: what `linear_probe` does. scikit-learn fits the same strengths one aft
 with its L-BFGS, float32 rows, 1,000 steps and its own tolerance, as CLIP's authors used it.
 
 scikit-learn's fits take long. They run from the strongest penalty to the weakest for as long as
---minutes allows; the others are counted with the time of the last that ran.
+--minutes allows; the others are counted with the time of the last that ran. On a machine with other
+guests run it under `taskset -c 0`: threads that spin while they wait for a core count as work.
 """
 
 import argparse
@@ -108,7 +109,8 @@ def main() -> None:
         lines.append(row)
     report = f"""# The linear probe's search beside scikit-learn's
 
-Written by `make bench-probe` on {os.cpu_count()} cores of a shared server ({platform.machine()});
+Written by `make bench-probe` on {len(os.sched_getaffinity(0))} of {os.cpu_count()} cores of a
+shared server ({platform.machine()}), both rivals on the same;
 jax {jax.__version__}, scikit-learn {metadata.version("scikit-learn")}, numpy {np.__version__}.
 Fashion-MNIST behind a fixed random layer: {len(train) + len(held_out):,} rows of
 {rows.features.shape[1]} features, 10 classes. {len(train):,} rows are searched on,
