@@ -49,9 +49,9 @@ def write_cifar10(folder):
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self._examples(30, 0), "test": self._examples(20, 1)}
+            return {"train": self._generate_examples(30, 0), "test": self._generate_examples(20, 1)}
 
-        def _examples(self, count, seed):
+        def _generate_examples(self, count, seed):
             rng = np.random.default_rng(seed)
             for i in range(count):
                 hue = (25 * (i % 10), 120, 255 - 25 * (i % 10))
