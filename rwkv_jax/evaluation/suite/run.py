@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.evaluation.catalog.entry import Part
 from rwkv_jax.evaluation.catalog.find import MissingSetError
 from rwkv_jax.evaluation.class_cache import ClassCache
@@ -100,7 +101,7 @@ def run_suite(
                 missing[dataset] = str(error)
                 say(f"missing: {error}")
                 break
-            except ValueError as error:  # DatasetError among them
+            except (ValueError, TooManySkippedError) as error:  # DatasetError among them
                 failed[task.name] = str(error)
                 say(f"{task.name} failed: {error}")
                 continue
