@@ -183,7 +183,9 @@ def block_temporary_bytes(width: int) -> int:
     )
     limit = jax.ShapeDtypeStruct((QUERIES,), np.float32)
     lowered = _block.lower(queries, numbers[0], limit, limit, candidates, numbers[1])
-    return lowered.compile().memory_analysis().temp_size_in_bytes
+    analysis = lowered.compile().memory_analysis()
+    assert analysis is not None  # every backend that runs here has one
+    return analysis.temp_size_in_bytes
 
 
 def best_right_score(

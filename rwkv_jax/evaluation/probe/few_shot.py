@@ -80,7 +80,8 @@ def _problem(
     x = np.pad(examples.features - mean, ((0, missing), (0, 1)))
     x[:n, -1] = 1
     labels = np.pad(examples.targets.astype(np.int32), (0, missing))
-    return Rows(x.T, labels, np.pad(np.full(n, 1 / n, np.float32), (0, missing))), n
+    shares = np.pad(np.full(n, 1 / n, np.float32), (0, missing))
+    return Rows(*map(jnp.asarray, (x.T, labels, shares))), n
 
 
 def _scores(

@@ -132,11 +132,11 @@ class Problem:
             few = 2 ** int(np.log2(len(running) - 1)) if leave else 0  # 7 fits, then 4, 2, 1
             limits = (np.int32(MOST_STEPS), np.float32(TOLERANCE), np.int32(few))
             state = lbfgs.run(self._rows, *arguments, state, *limits, loss=self._loss)
-            over = np.asarray(state.done) | (np.asarray(state.count) >= MOST_STEPS)
+            over = np.asarray(state.done) | (np.asarray(state.taken) >= MOST_STEPS)
             if not leave:
                 over[:] = True
             for place in np.flatnonzero(over):
-                fitted[int(running[place])] = self._classifier(state, place)
+                fitted[int(running[place])] = self._classifier(state, int(place))
             kept = np.flatnonzero(~over)
             running = running[kept]
             arguments, state = jax.tree.map(lambda a, kept=kept: a[kept], (arguments, state))
@@ -148,5 +148,5 @@ class Problem:
             weights=weights[:, :-1],
             bias=weights[:, -1] - weights[:, :-1] @ self._mean,
             objective=float(state.value[place]),
-            steps=int(state.count[place]),
+            steps=int(state.taken[place]),
         )

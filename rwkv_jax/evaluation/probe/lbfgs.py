@@ -46,7 +46,7 @@ class State(NamedTuple):
       changes: the changes of the gradient along them.
       curvatures: 1 / (step . change); 0 where none is remembered.
       scale: of the inverse Hessian, step . change / |change|^2.
-      count: steps taken.
+      taken: steps so far.
       done: has converged, or cannot descend.
     """
 
@@ -58,7 +58,7 @@ class State(NamedTuple):
     changes: Float32[Array, "L m C E"]
     curvatures: Float32[Array, "L m"]
     scale: Float32[Array, " L"]
-    count: Int32[Array, " L"]
+    taken: Int32[Array, " L"]
     done: Bool[Array, " L"]
 
 
@@ -132,7 +132,7 @@ def begin(
         changes=jnp.zeros((L, MEMORY, C, E)),
         curvatures=jnp.zeros((L, MEMORY)),
         scale=jnp.ones(L),
-        count=jnp.zeros(L, jnp.int32),
+        taken=jnp.zeros(L, jnp.int32),
         done=jnp.zeros(L, bool),
     )
 
@@ -192,12 +192,12 @@ def run(
             scale=jnp.where(
                 convex, curvature / jnp.where(convex, _dot(change, change), 1), state.scale
             ),
-            count=state.count + moves,
+            taken=state.taken + moves,
             done=state.done | ~found | converged,
         )
 
     def goes_on(state: State) -> Bool[Array, ""]:
-        return (jnp.sum(~state.done) > few) & (jnp.max(state.count) < most_steps)
+        return (jnp.sum(~state.done) > few) & (jnp.max(state.taken) < most_steps)
 
     return jax.lax.while_loop(goes_on, step, state)
 
