@@ -50,7 +50,7 @@ def few_shot(
       judge: chooses the penalty, and gives the values.
     """
     mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    moments = _moments(train.features[:MOST_FOR_MOMENTS], mean)
+    moments = _moments(train.features[:: -(-len(train) // MOST_FOR_MOMENTS)], mean)
     capacity = len(draw_shots(train.targets, max(shots), np.random.default_rng(0)))
     found: dict[int, list[float]] = {}
     for count in shots:
