@@ -109,7 +109,9 @@ def _search(
         nothing = np.zeros((classes, len(moments)), np.float32)
         starts = [_nearest(solved[draw], place, nothing) for draw, place in pairs]
         penalties = [STRENGTHS[place] / drawn[draw][1] for draw, place in pairs]
-        size = 2 * len(drawn)  # one program for the first round and the later ones
+        # one program for the first round and the later ones
+        room = fit.MEMORY // fit.fit_bytes(drawn[0][0].x.shape[1], len(moments), classes)
+        size = max(1, min(2 * len(drawn), room))
         for i in range(0, len(pairs), size):
             some = pairs[i : i + size]
             # the last pair again and again where pairs are missing
