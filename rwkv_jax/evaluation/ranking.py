@@ -108,6 +108,7 @@ def _in_blocks(
 
     before = np.zeros(len(queries), np.int64)
     height = min(QUERIES, -(-len(queries) // 128) * 128)
+    width = min(CANDIDATES, -(-len(candidates) // 1024) * 1024)
     # A block of candidates stays on the device while all queries pass it. One result is read while
     # the device computes the next.
     waiting: collections.deque = collections.deque()
@@ -127,7 +128,7 @@ def _in_blocks(
 
     blocks = [
         (rows, columns)
-        for columns in _slices(len(candidates), CANDIDATES)
+        for columns in _slices(len(candidates), width)
         for rows in _slices(len(queries), height)
     ]
     resident = None
@@ -136,8 +137,8 @@ def _in_blocks(
             resident = columns
             block = jax.device_put(
                 (
-                    _padded(candidates[columns], CANDIDATES, 0),
-                    _padded(candidate_number[columns], CANDIDATES, -1),
+                    _padded(candidates[columns], width, 0),
+                    _padded(candidate_number[columns], width, -1),
                 )
             )
         asked = (

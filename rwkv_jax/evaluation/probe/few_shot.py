@@ -50,7 +50,7 @@ def few_shot(
       judge: chooses the penalty, and gives the values.
     """
     mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    moments = _moments(train.features[:MOST_FOR_MOMENTS], mean)
+    moments = _moments(train.features[:: -(-len(train) // MOST_FOR_MOMENTS)], mean)
     capacity = len(draw_shots(train.targets, max(shots), np.random.default_rng(0)))
     found: dict[int, list[float]] = {}
     for count in shots:
@@ -110,7 +110,9 @@ def _search(
         nothing = np.zeros((classes, len(moments)), np.float32)
         starts = [_nearest(solved[draw], place, nothing) for draw, place in pairs]
         penalties = [STRENGTHS[place] / drawn[draw][1] for draw, place in pairs]
-        size = 2 * len(drawn)  # one program for the first round and the later ones
+        # one program for the first round and the later ones
+        room = fit.MEMORY // fit.fit_bytes(drawn[0][0].x.shape[1], len(moments), classes)
+        size = max(1, min(2 * len(drawn), room))
         for i in range(0, len(pairs), size):
             some = pairs[i : i + size]
             # the last pair again and again where pairs are missing

@@ -41,6 +41,19 @@ class Classifier:
         return features.astype(np.float32) @ self.weights.T + self.bias
 
 
+def fit_bytes(rows: int, E: int, classes: int) -> int:
+    """What one fit takes on a device beside its rows, about.
+
+    Args:
+      rows: of that device.
+      E: features and one.
+      classes: C.
+    """
+    # scores, those of the move, residuals, and what the loss makes between; steps and changes
+    history = (2 * lbfgs.MEMORY + 6) * classes * E
+    return 4 * (8 * rows * classes + history + E * E)
+
+
 class Problem:
     """Rows to fit on, once laid out, for any penalties.
 
@@ -98,11 +111,8 @@ class Problem:
         return work / self._mesh.size <= SMALL
 
     def _at_once(self) -> int:
-        E = self._width + 1
-        # scores, those of the move, residuals, and what the loss makes between; steps and changes
-        rows = 8 * self._rows.x.shape[1] * self._classes // self._mesh.size
-        history = (2 * lbfgs.MEMORY + 6) * self._classes * E
-        return max(1, MEMORY // (4 * (rows + history + E * E)))
+        rows = self._rows.x.shape[1] // self._mesh.size
+        return max(1, MEMORY // fit_bytes(rows, self._width + 1, self._classes))
 
     def _fit_together(
         self, strengths: Sequence[float], starts: Sequence[Classifier]

@@ -77,7 +77,7 @@ def groups(run: RunFiles) -> list[Group]:
         found.append(Group(title, explanation, headline, tuple(lines)))
     for probe in run.asked.linear_probe:
         lines = _lines(run, probe.name)
-        headline = next(line for line in lines if line.name == "top_1")
+        headline = next((line for line in lines if line.name == "top_1"), lines[0])
         explanation = (
             "A linear classifier on frozen picture features, fitted on "
             f"{_words(probe.train_split)}; chance is to say the commonest class."
