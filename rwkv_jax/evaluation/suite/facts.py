@@ -27,11 +27,15 @@ def facts_of(
         "Parameter hash": parameter_hash[:12],
         "Protocol": MODES[results.protocol.mode],
         "Switches": ", ".join(results.protocol.switches) or "none",
-        "Measured": f"{len(results.measured)} tasks",
-        "Not on disk": f"{len(results.missing)} sets",
+        "Measured": _count(len(results.measured), "task"),
+        "Not on disk": _count(len(results.missing), "set"),
         "Precision": precision,
         "Device": versions["device"],
         "JAX": versions["jax"],
         "Code": versions["code"],
     }
-    return found | ({"Failed": f"{len(results.failed)} tasks"} if results.failed else {})
+    return found | ({"Failed": _count(len(results.failed), "task")} if results.failed else {})
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -112,8 +112,12 @@ def _classification(kind: Kind, title: str, results: SuiteResults, own_name: str
         return None
     known = {model: numbers[model] for model in published()["models"]}
     reference = published()["reference"][kind]
-    lines = [Line(model, _published_cells(values, len(sets))) for model, values in known.items()]
-    cells = _compared(own, known[reference])
+    averages = numbers["averages"]
+    lines = [
+        Line(model, _published_cells(values, averages.get(model), len(sets)))
+        for model, values in known.items()
+    ]
+    cells = _compared(own, [*known[reference], averages[reference]])
     note = (
         f"In percent; Pets, Flowers, Caltech101 and Aircraft are means per class. Differences are"
         f" from {reference} ({published()['backbone']})."
@@ -122,13 +126,13 @@ def _classification(kind: Kind, title: str, results: SuiteResults, own_name: str
     return Table(title, note, columns, (*lines, Line(own_name, cells, own=True)))
 
 
-def _published_cells(values: list[float] | None, count: int) -> tuple[Cell, ...]:
-    if values is None:
-        return (Cell(),) * (count + 1)
-    return (*(Cell(value) for value in values), Cell(mean(values)))
+def _published_cells(
+    values: list[float] | None, average: float | None, count: int
+) -> tuple[Cell, ...]:
+    return (*(Cell(value) for value in values or [None] * count), Cell(average))
 
 
-def _compared(own: list[Cell], reference: list[float] | None) -> tuple[Cell, ...]:
+def _compared(own: list[Cell], reference: list[float]) -> tuple[Cell, ...]:
     """Our cells and their average, which stands only where no set is missing."""
     cells = list(own)
     if all(cell.value is not None for cell in own):
@@ -136,13 +140,11 @@ def _compared(own: list[Cell], reference: list[float] | None) -> tuple[Cell, ...
         cells.append(Cell(average, part=any(cell.part for cell in own)))
     else:
         cells.append(Cell())
-    if reference is None:
-        return tuple(cells)
     return tuple(
         dataclasses.replace(cell, difference=cell.value - beside)
         if cell.value is not None
         else cell
-        for cell, beside in zip(cells, [*reference, mean(reference)], strict=True)
+        for cell, beside in zip(cells, reference, strict=True)
     )
 
 
