@@ -129,7 +129,8 @@ def _classification(kind: Kind, title: str, results: SuiteResults, own_name: str
 def _published_cells(
     values: list[float] | None, average: float | None, count: int
 ) -> tuple[Cell, ...]:
-    return (*(Cell(value) for value in values or [None] * count), Cell(average))
+    cells = [Cell(value) for value in values] if values else [Cell()] * count
+    return (*cells, Cell(average))
 
 
 def _compared(own: list[Cell], reference: list[float]) -> tuple[Cell, ...]:
