@@ -221,6 +221,8 @@ def main() -> None:
     ) as error:
         if jax.process_count() > 1:
             leave(f"train.py, process {jax.process_index()}: {error}")
+        if isinstance(error, CheckpointError):
+            leave(f"train.py: {error}")  # Orbax's threads would complain on the usual way out
         sys.exit(f"train.py: {error}")
     except Exception as error:
         if not has_lost_others(error):

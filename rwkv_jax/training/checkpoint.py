@@ -59,8 +59,11 @@ class RunCheckpoints:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        # A process that fails among others must not wait for them: they may be gone.
-        if error is None or jax.process_count() == 1:
+        # A process that fails among others must not wait for them: they may be gone. And what could
+        # not be written once is not tried again.
+        could_not_write = error is not None and issubclass(error, CheckpointError)
+        among_others = error is not None and jax.process_count() > 1
+        if not (could_not_write or among_others):
             self.close()
 
     def close(self) -> None:

@@ -129,7 +129,7 @@ def test_versions_and_parts_of_splits(data_dir):
         (
             "open_emojis",
             "train",
-            r"There is no dataset 'open_emojis'\. Known are: open_emoji; tfds:",
+            r"There is no dataset 'open_emojis'\. Known are: open_emoji; records:DIR.*; tfds:",
         ),
         ("open_emoji", "train", r"not prepared in .*python -m rwkv_jax\.data\.prepare open_emoji"),
     ],

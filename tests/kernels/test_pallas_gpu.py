@@ -81,7 +81,14 @@ def test_a_race_would_be_seen(watched):
     assert [state.races_found for state in watched] == [True]
 
 
-@pytest.mark.parametrize("regime", REGIMES)
+# Seconds each in the interpreter: the others are run by `make test-slow`.
+REGIMES_OF_CI = [
+    regime if regime in ("near 0", "spiky") else pytest.param(regime, marks=pytest.mark.slow)
+    for regime in REGIMES
+]
+
+
+@pytest.mark.parametrize("regime", REGIMES_OF_CI)
 @pytest.mark.parametrize("shape", BI_CASES, ids=str)
 def test_both_directions(shape, regime, watched):
     check_both_directions(shape, regime, INTERPRETER)
@@ -105,7 +112,7 @@ def test_nothing_is_read_that_was_not_written(T):
     check_both_directions((1, T, 1, 64), "typical", strict)
 
 
-@pytest.mark.parametrize("regime", ["typical", "spiky"])
+@pytest.mark.parametrize("regime", [pytest.param("typical", marks=pytest.mark.slow), "spiky"])
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
 def test_causal_with_states(shape, regime, watched):
     check_causal(shape, regime, INTERPRETER)

@@ -42,7 +42,7 @@ def test_a_run_on_this_machine(config: RunConfig):
     parameters = run.memory.parameters
     assert run.memory.optimizer == pytest.approx(2 * parameters, rel=1e-3)  # two moments
     image = config.data.loader.image_size
-    per_pair = 3 * image**2 + 4 * config.data.loader.context_length + 4
+    per_pair = 3 * image**2 + 4 * config.data.loader.context_length + 8
     assert run.memory.batch == config.batch_size * per_pair
     assert 0 < run.memory.activations < run.memory.temporaries
     assert run.memory.total > 3 * parameters + run.memory.batch + run.memory.temporaries

@@ -85,7 +85,7 @@ def default(heads: int, head_size: int, tiles: int) -> Tiling:
     """
     if heads >= _MULTIPROCESSORS:
         return Tiling()
-    blocks = head_size // 16
+    blocks = max(head_size // 16, 1)
     segments = [n for n in range(1, tiles + 1) if tiles % n == 0 and (n == 1 or tiles >= 4 * n)]
     enough = [n for n in segments if n * blocks * heads >= _MULTIPROCESSORS]
     return Tiling(sweep_blocks=blocks, sweep_segments=min(enough, default=max(segments)))
