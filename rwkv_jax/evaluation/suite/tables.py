@@ -127,9 +127,9 @@ def _classification(kind: Kind, title: str, results: SuiteResults, own_name: str
 
 
 def _published_cells(
-    values: list[float] | None, average: float | None, count: int
+    values: Sequence[float | None] | None, average: float | None, count: int
 ) -> tuple[Cell, ...]:
-    return (*(Cell(value) for value in values or [None] * count), Cell(average))
+    return (*(Cell(value) for value in values or (None,) * count), Cell(average))
 
 
 def _compared(own: list[Cell], reference: list[float]) -> tuple[Cell, ...]:
