@@ -127,10 +127,9 @@ def _classification(kind: Kind, title: str, results: SuiteResults, own_name: str
 
 
 def _published_cells(
-    values: list[float] | None, average: float | None, count: int
+    values: Sequence[float | None] | None, average: float | None, count: int
 ) -> tuple[Cell, ...]:
-    cells = [Cell(value) for value in values] if values else [Cell()] * count
-    return (*cells, Cell(average))
+    return (*(Cell(value) for value in values or (None,) * count), Cell(average))
 
 
 def _compared(own: list[Cell], reference: list[float]) -> tuple[Cell, ...]:
