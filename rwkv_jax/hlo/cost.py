@@ -15,7 +15,7 @@ import functools
 
 from rwkv_jax.hlo.collectives import Collective, collective, kind_of
 from rwkv_jax.hlo.loops import trip_count
-from rwkv_jax.hlo.products import product_flops
+from rwkv_jax.hlo.products import passes, product_flops
 from rwkv_jax.hlo.text import Array, Computation, Instruction, Program, leaves
 
 # Views, and what only waits for something that began before.
@@ -34,6 +34,7 @@ class Cost:
 
     Attributes:
         flops: of matrix products and kernels.
+        passes_flops: the same, but a float32 product as often as a TPU makes it in bfloat16.
         memory_bytes: to and from main memory.
         collectives: how often each runs.
         unknown_loops: loops whose number of runs the program does not tell; counted once.
@@ -41,6 +42,7 @@ class Cost:
 
     flops: float = 0.0
     memory_bytes: float = 0.0
+    passes_flops: float = 0.0
     collectives: collections.Counter[Collective] = dataclasses.field(
         default_factory=collections.Counter
     )
@@ -50,13 +52,16 @@ class Cost:
         return Cost(
             self.flops + other.flops,
             self.memory_bytes + other.memory_bytes,
+            self.passes_flops + other.passes_flops,
             self.collectives + other.collectives,
             (*self.unknown_loops, *other.unknown_loops),
         )
 
     def times(self, n: int) -> "Cost":
         many = collections.Counter({key: count * n for key, count in self.collectives.items()})
-        return Cost(self.flops * n, self.memory_bytes * n, many, self.unknown_loops)
+        return Cost(
+            self.flops * n, self.memory_bytes * n, self.passes_flops * n, many, self.unknown_loops
+        )
 
     def sent_bytes(self, kind: str | None = None) -> float:
         """Bytes that a device sends through collectives of a kind (None: of all kinds)."""
@@ -96,9 +101,11 @@ class _Accountant:
                 return self._of_fusion(where, x)
         operands = [leaf for operand in where.operands(x) for leaf in operand.arrays]
         message = collective(x, operands, self._program.devices)
+        flops = product_flops(x, operands)
         return Cost(
-            product_flops(x, operands),
+            flops,
             _moved(where, x),
+            flops * passes(x),
             collections.Counter([message] if message else []),
         )
 
@@ -126,9 +133,9 @@ class _Accountant:
             message = collective(x, operands, self._program.devices)
             if message and self._goes_on(where, x):
                 message = None
-            total += Cost(
-                product_flops(x, operands), 0.0, collections.Counter([message] if message else [])
-            )
+            flops = product_flops(x, operands)
+            sent = collections.Counter([message] if message else [])
+            total += Cost(flops, 0.0, flops * passes(x), sent)
         return total
 
     def _goes_on(self, where: Computation, x: Instruction) -> bool:

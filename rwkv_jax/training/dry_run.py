@@ -168,11 +168,12 @@ def compile_step(setup: Setup, topology: Topology) -> jax.stages.Compiled:
 def bound(cost: Cost, chip: Chip) -> Bound:
     """The step's time at least, by the chip's published peaks.
 
-    A permutation sends to one neighbour, over one link; all else may use all links.
+    A permutation sends to one neighbour, over one link; all else may use all links. A product in
+    float32 takes as long as its passes in bfloat16 (`rwkv_jax.hlo.products.passes`).
     """
     permuted = cost.sent_bytes("collective-permute")
     network = permuted / chip.link_bandwidth + (cost.sent_bytes() - permuted) / chip.egress
-    return Bound(cost.flops / chip.flops, cost.memory_bytes / chip.memory_bandwidth, network)
+    return Bound(cost.passes_flops / chip.flops, cost.memory_bytes / chip.memory_bandwidth, network)
 
 
 def shard_bytes(tree: Any) -> int:

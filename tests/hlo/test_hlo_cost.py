@@ -54,6 +54,18 @@ def test_a_product_reads_and_writes_its_arrays():
     assert found.memory_bytes == 8 * 16 * 4 + 16 * 32 * 2 + 8 * 32 * 4
 
 
+def test_a_float32_product_in_full_is_six_passes():
+    entry = """
+  %p = f32[8,16]{1,0} parameter(0)
+  %q = f32[16,32]{1,0} parameter(1)
+  ROOT %d = f32[8,32]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}"""
+    product = 2 * 8 * 16 * 32
+    assert cost(entry).passes_flops == product
+    assert cost(f"{entry}, operand_precision={{high,default}}").passes_flops == 3 * product
+    highest = cost(f"{entry}, operand_precision={{highest,highest}}")
+    assert (highest.passes_flops, highest.flops) == (6 * product, product)
+
+
 def test_loops_in_loops_count_as_often_as_they_run():
     dot = "  %next = f32[8,16]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
     square = "  %w = f32[16,16]{1,0} constant({...})\n" + dot

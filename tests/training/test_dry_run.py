@@ -69,7 +69,7 @@ ENTRY %main (p: f32[1024]) -> f32[1024] {{
     assert over_one_link.network == 4096 / 50e9
     assert over_one_link.name == "network"
     assert bound(cost, H100).network == 4096 / 450e9
-    busy = dataclasses.replace(cost, flops=1e12)
+    busy = dataclasses.replace(cost, passes_flops=1e12)
     assert bound(busy, V5E).seconds == 1e12 / 197e12
     assert bound(busy, V5E).name == "compute"
     assert bound(Cost(memory_bytes=819e9), V5E).seconds == 1.0
