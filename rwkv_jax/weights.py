@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from rwkv_jax.checksums import find_damage
 from rwkv_jax.data.preprocess import CLIP_MEAN, CLIP_STD
 from rwkv_jax.files import write_atomically
 from rwkv_jax.models import ClipConfig
@@ -150,6 +151,8 @@ def load_weights(path: Path, which: WhichParams = "live") -> Weights:
                 f"{params_folder.parent} holds no average of the parameters (a run keeps one where"
                 " optimizer.ema_decay is set, and weights folders have none): take the live ones"
             )
+    if step is not None and (damage := find_damage(params_folder.parent, params_folder.name)):
+        raise WeightsError(_damaged(params_folder, damage))
     params = restore_params(params_folder, abstract_params(model.config))
     if step is None and model.params_sha256 not in (None, params_sha256(params)):
         raise WeightsError(_damaged(params_folder, "its checksum is not that of model.json"))

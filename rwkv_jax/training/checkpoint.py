@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from rwkv_jax.training.checksums import find_damage, write_checksums
+from rwkv_jax.checksums import find_damage, write_checksums
 from rwkv_jax.training.config import CheckpointConfig
 from rwkv_jax.training.state import TrainState
 

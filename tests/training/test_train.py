@@ -1,6 +1,7 @@
 """train.py as a person runs it: to the end, killed, stopped, on many devices, with bad input."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from tiny import TINY, environment, run, train_command
 
 import train
-from rwkv_jax.weights import load_weights, whole_steps
+from rwkv_jax.weights import WeightsError, load_weights, whole_steps
 
 STEPS = 20
 
@@ -106,6 +107,20 @@ def test_eight_devices_split_three_ways_give_the_losses_of_one(
     one, eight = losses(finished), losses(workdir)
     # Sums run in another order on eight devices, and twenty updates let that grow.
     np.testing.assert_allclose([eight[s] for s in one], list(one.values()), rtol=1e-4)
+
+
+def test_weights_of_a_run_with_a_flipped_bit_are_refused(finished: Path, tmp_path: Path):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    params = workdir / "checkpoints" / str(STEPS) / "params"
+    files = [file for file in params.rglob("*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    message = "params is damaged .* has changed since it was written.* load an older one: .*/16"
+    with pytest.raises(WeightsError, match=message):
+        load_weights(workdir)
+    load_weights(workdir / "checkpoints" / "16")
 
 
 def test_a_disk_without_room_is_said_and_nothing_is_lost(

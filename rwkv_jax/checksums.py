@@ -20,10 +20,13 @@ def write_checksums(folder: Path) -> None:
     write_atomically(folder / CHECKSUMS_FILE, json.dumps(found, indent=0) + "\n")
 
 
-def find_damage(folder: Path) -> str | None:
+def find_damage(folder: Path, item: str = "") -> str | None:
     """What is wrong with the files of `folder`, in a few words, or None.
 
     A folder without checksums (of an older version) is taken as it is.
+
+    Args:
+        item: of one subfolder alone, such as "params"; all by default.
     """
     path = folder / CHECKSUMS_FILE
     if not path.exists():
@@ -32,6 +35,8 @@ def find_damage(folder: Path) -> str | None:
         expected = json.loads(path.read_text("utf-8"))
         files = _files(folder)
         for name, (size, crc) in expected.items():
+            if item and not name.startswith(f"{item}/"):
+                continue
             if name not in files:
                 return f"{name} is missing"
             if files[name].stat().st_size != size:
