@@ -34,7 +34,7 @@ class ImageConfig:
     layer_scale: float | None = None  # initial factor of every residual branch
     post_norm: bool = False
     key_norm: bool = False
-    remat: Remat = "none"  # less memory, more time: docs/remat.md
+    remat: Remat = "none"  # less memory, more time: `make bench-remat`
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "heads", "depth", "hidden_rate")
