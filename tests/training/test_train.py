@@ -131,9 +131,10 @@ def test_a_disk_without_room_is_said_and_nothing_is_lost(
     limited = ["prlimit", "--fsize=200000", *command]
     done = run(limited)
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "could not be written" in done.stderr
-    assert "Make room or mend the disk" in done.stderr
+    assert 'train.py", line' not in done.stderr  # threads of Orbax may complain, this program not
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("train.py: the checkpoint of step 4 could not be written")
+    assert "Make room or mend the disk" in said
     assert whole_steps(tmp_path / "run") == []
     assert run(command).returncode == 0
     assert losses(tmp_path / "run") == losses(finished)
