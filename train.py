@@ -35,17 +35,22 @@ from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import Evaluation, check_datasets, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.host_memory import keep_freed_memory
+from rwkv_jax.models.params import check_same_model
 from rwkv_jax.topology import TopologyError, known_topologies
-from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
+from rwkv_jax.training.checkpoint import (
+    CheckpointError,
+    RunCheckpoints,
+    quiet_late_callbacks,
+)
 from rwkv_jax.training.dry_run import DoesNotFitError, dry_run, table
 from rwkv_jax.training.metrics_log import open_log
 from rwkv_jax.training.profile import StepProfile
 from rwkv_jax.training.setup import set_up
 from rwkv_jax.training.sharding import batch_sharding, on_this_process
-from rwkv_jax.training.state import Params
+from rwkv_jax.training.state import Params, begun_with
 from rwkv_jax.training.stop import StopRequest
 from rwkv_jax.training.watch import NonFiniteLossError, Watch
-from rwkv_jax.weights import write_model_json
+from rwkv_jax.weights import load_weights, whole_steps, write_model_json
 
 
 def train(config: RunConfig, workdir: Path) -> None:
@@ -81,6 +86,10 @@ def train(config: RunConfig, workdir: Path) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
+    weights = None
+    if config.start_from is not None and not whole_steps(workdir):
+        weights = starting_weights(config.start_from, setup.state_like.params)
+
     if first_process:
         print(
             f"{setup.parameters:,} parameters, {len(source):,} records of {source.name},"
@@ -106,6 +115,10 @@ def train(config: RunConfig, workdir: Path) -> None:
                 print(f"going on from step {first} of {workdir}", flush=True)
         else:
             state = setup.initialise(jax.random.key(config.seed))
+            if config.start_from is not None:
+                if weights is None:  # all checkpoints were damaged
+                    weights = starting_weights(config.start_from, setup.state_like.params)
+                state = begun_with(state, weights, setup.state_like)
             loader_state = loader.get_state()
         log = open_log(workdir if first_process else None, first, config.steps)
         watch = Watch(
@@ -181,6 +194,16 @@ def train(config: RunConfig, workdir: Path) -> None:
         print(f"report: {write_report(workdir)}", flush=True)
 
 
+def starting_weights(path: str, like: Params) -> Params:
+    """The parameters of `path`, checked against the model that is to begin with them."""
+    try:
+        params = load_weights(Path(path)).params
+        check_same_model(like, params)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"start_from = {path!r}: {error}") from error
+    return params
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--config", required=True, help="a file of configs/")
@@ -197,6 +220,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # Orbax logs a traceback of what it raises again, here as one sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    quiet_late_callbacks()
     if arguments.dry_run == (arguments.workdir is not None):
         parser.error("give either --workdir RUN, or --dry_run without one")
     if arguments.topology and not arguments.dry_run:

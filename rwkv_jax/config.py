@@ -83,6 +83,7 @@ class RunConfig:
         precision: "auto" takes bfloat16 matmuls on accelerators and float32 on CPUs.
         log_every: steps between two lines of metrics.
         mesh: how the devices are laid out; a restarted run may have another.
+        start_from: weights to begin with instead of random ones: what `rwkv_jax.load` takes.
         eval: what is measured after the last step.
         eval_every: measures it every so many steps as well.
         profile: first and last step of a profiler trace, into RUN/profile; None for none.
@@ -103,6 +104,7 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
     log_every: int = 50
+    start_from: str | None = None
     profile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

@@ -9,8 +9,10 @@ RUN/damaged/, and the one before it is used.
 With several processes all of them call every method together; they share the workdir.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,21 @@ from rwkv_jax.training.state import TrainState
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be used; the message says which, why and what to do."""
+
+
+def quiet_late_callbacks() -> None:
+    """Keeps one message of TensorStore's threads to themselves, from now to the end of the process.
+
+    Where a save fails, the writes beside the one that failed still call back to its event loop,
+    which is closed by then; Python prints a traceback for each. The failure itself is raised.
+    """
+    shown = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            shown(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class RunCheckpoints:
@@ -75,9 +92,15 @@ class RunCheckpoints:
         Raises:
             CheckpointError: it could not be written, for example because the disk is full.
         """
-        try:
+        with self._explained():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says in one sentence what could not be written, and what there is instead."""
+        try:
+            yield
         # Orbax has no error type of its own: a full disk arrives as what TensorStore raises.
         except Exception as error:
             self._manager.reload()
@@ -121,7 +144,7 @@ class RunCheckpoints:
         A step that is already on disk is left as it is.
 
         Raises:
-            CheckpointError: the one before it could not be written.
+            CheckpointError: it, or the one before it, could not be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
@@ -131,16 +154,17 @@ class RunCheckpoints:
         # Orbax may still read the arrays while the next step, which takes them as donated, runs.
         params, opt_state, ema = jax.tree.map(jnp.copy, (state.params, state.opt_state, state.ema))
         meta = {"step": step, "jax": jax.__version__, "orbax": ocp.__version__}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                opt_state=ocp.args.StandardSave(opt_state),
-                **({} if ema is None else {"ema": ocp.args.StandardSave(ema)}),
-                loader=ocp.args.JsonSave(loader_state),
-                meta=ocp.args.JsonSave(meta),
-            ),
-        )
+        with self._explained():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    opt_state=ocp.args.StandardSave(opt_state),
+                    **({} if ema is None else {"ema": ocp.args.StandardSave(ema)}),
+                    loader=ocp.args.JsonSave(loader_state),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+            )
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state and data position saved at `step`, laid out and sharded as `like`.

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -40,6 +41,19 @@ class TrainState:
         if params is None:
             raise ValueError("there is no average to evaluate: set optimizer.ema_decay, say 0.999")
         return params
+
+
+def begun_with(state: TrainState, params: Params, like: TrainState) -> TrainState:
+    """`state` before the first update, with other parameters, as those of a weights folder.
+
+    Args:
+        params: of the same model; whole arrays, the same on every process.
+        like: shapes and shardings of `state`.
+    """
+    host = jax.tree.map(np.asarray, params)
+    placed = jax.device_put(host, jax.tree.map(lambda leaf: leaf.sharding, like.params))
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, placed)
+    return dataclasses.replace(state, params=placed, ema=ema)
 
 
 def first_state(

@@ -1,5 +1,6 @@
 """Checkpoints on real disks: exact, kept in number, never half, never of another model."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -82,6 +83,32 @@ def test_a_truncated_one_is_named_and_nothing_is_lost(saved: Path):
             checkpoints.restore(30, abstract(state_at(0)))
         state, _ = checkpoints.restore(20, abstract(state_at(0)))
     chex.assert_trees_all_equal(state, state_at(20))
+
+
+def save_one_and_fail_at_the_next(path: Path, limit: int) -> None:
+    """Saves step 10, then step 20 while no file may have more than `limit` bytes."""
+    no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunCheckpoints(path, CheckpointConfig(every=10, keep=1)) as checkpoints:
+        checkpoints.save(state_at(10), {"position": 10})
+        checkpoints.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, no_limit[1]))
+        try:
+            checkpoints.save(state_at(20), {"position": 20})
+            checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+
+
+@pytest.mark.parametrize("limit", [4, 1000])  # bytes a file: fails at once, or in the background
+def test_a_save_that_fails_leaves_the_one_before(tmp_path: Path, limit: int):
+    """With one checkpoint to keep: the old one goes only when the new one is whole."""
+    with pytest.raises(CheckpointError, match=r"step 20 could not .* newest .*/10\."):
+        save_one_and_fail_at_the_next(tmp_path, limit)
+    with opened(tmp_path) as checkpoints:
+        assert checkpoints.newest_undamaged() == 10
+        state, loader = checkpoints.restore(10, abstract(state_at(0)))
+    chex.assert_trees_all_equal(state, state_at(10))
+    assert loader == {"position": 10}
 
 
 def test_a_flipped_bit_is_found_and_the_one_before_is_used(saved: Path):
