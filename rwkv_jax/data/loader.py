@@ -86,11 +86,6 @@ class TrainLoader(Iterator[Batch]):
         """What this process left out so far, up to the end of the newest batch."""
         return self._skipped
 
-    @property
-    def records_seen(self) -> int:
-        """Records looked at by this process, skipped ones included."""
-        return self._seen
-
     def __next__(self) -> Batch:
         """The next batch.
 

@@ -121,8 +121,10 @@ def compiled_micro_batches() -> jax.stages.Compiled:
         x = batch["image"].reshape(len(batch["image"]), -1) / 255.0  # [B, H, W, 3] -> [B, H W 3]
         return jnp.tanh(x @ params["w"])
 
+    def loss(params, features):
+        return jnp.sum(jnp.square(features)), None
+
     def step(params, batch, key):
-        loss = lambda params, features: (jnp.sum(jnp.square(features)), None)  # noqa: E731
         return loss_and_gradients(embed, loss, params, batch, key, count=4)
 
     params = {"w": jax.ShapeDtypeStruct((8 * 8 * 3, 16), jnp.float32, sharding=whole)}

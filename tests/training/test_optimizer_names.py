@@ -66,9 +66,13 @@ def test_muon_orthogonalises_each_layer_by_itself():
         },
         "text": {"embedding": (16, 8)},
     }
-    normal = lambda shape: jnp.asarray(RNG.normal(size=shape), jnp.float32)  # noqa: E731
-    is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
-    params, gradients = (jax.tree.map(normal, shapes, is_leaf=is_shape) for _ in range(2))
+
+    def normal(shape: tuple[int, ...]) -> jax.Array:
+        return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+    params, gradients = (
+        jax.tree.map(normal, shapes, is_leaf=lambda x: isinstance(x, tuple)) for _ in range(2)
+    )
     config = OptimizerConfig("muon", clip_norm=NO_CLIP, weight_decay=0.0)
     updates, state = first_update(config, params, gradients)
     rate = 1e-3 * START
