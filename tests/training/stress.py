@@ -31,7 +31,7 @@ from rwkv_jax.training.checkpoint import RunCheckpoints
 from rwkv_jax.training.setup import set_up
 from rwkv_jax.training.state import TrainState
 
-STEPS = 900
+STEPS = 1500  # thirty kills get a run about a thousand steps far
 CONFIG = """
 import dataclasses
 from rwkv_jax.config import load_config
