@@ -4,7 +4,17 @@
 set -euo pipefail
 workdir=$1
 shift
-"${PYTHON:-python}" train.py --workdir "$workdir" "$@"
+# In a session of its own: SLURM signals a whole process group, Kubernetes this script alone, and
+# train.py, which takes a second signal as "at once", must get exactly one.
+setsid "${PYTHON:-python}" train.py --workdir "$workdir" "$@" &
+train=$!
+trap 'kill -TERM "$train"' TERM INT
+while true; do # a trapped signal ends `wait` before train.py has saved
+  status=0
+  wait "$train" || status=$?
+  kill -0 "$train" 2>/dev/null || break
+done
+[[ $status -eq 0 ]] || exit "$status"
 # train.py also ends well after a SIGTERM; only a finished run has results.
 if [[ ! -f "$workdir/results.json" ]]; then
   echo "run.sh: $workdir is saved, but not finished: start again to go on" >&2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import finish, run, run_processes, start_processes, train_command
+from tiny import finish, run, run_processes, start_processes, train_command, wait_for_step
 
 from rwkv_jax.distributed import Cluster, ProcessesError
 from rwkv_jax.weights import whole_steps
@@ -15,17 +15,6 @@ from rwkv_jax.weights import whole_steps
 def losses(workdir: Path) -> dict[int, float]:
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
-
-
-def wait_for_step(workdir: Path, step: int) -> None:
-    """Returns when the run has logged `step`."""
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        if log.exists() and f'"step": {step},' in log.read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} was not reached")
 
 
 def assert_same_losses(workdir: Path, finished: Path) -> None:
@@ -54,7 +43,7 @@ def test_saved_from_two_processes_goes_on_in_one_and_in_four(
     workdir = tmp_path / "run"
     command = train_command(pictures, workdir, "--mesh.data", "1", "--mesh.fsdp", "-1")
     started = start_processes(command, 2)
-    wait_for_step(workdir, 10)
+    wait_for_step(started[0], workdir, 10)
     for process in started:
         process.kill()
         process.wait()
@@ -70,7 +59,7 @@ def test_the_end_of_one_process_ends_the_others(pictures: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     command = train_command(pictures, workdir, "--steps", "100000")
     first, second = start_processes(command, 2)
-    wait_for_step(workdir, 4)
+    wait_for_step(first, workdir, 4)
     second.kill()
     killed = time.monotonic()
     done = finish(first, timeout=60)
@@ -85,7 +74,7 @@ def test_sigterm_to_one_process_stops_all_at_the_same_step(pictures: Path, tmp_p
     workdir = tmp_path / "run"
     command = train_command(pictures, workdir, "--steps", "100000")
     first, second = start_processes(command, 2)
-    wait_for_step(workdir, 4)
+    wait_for_step(first, workdir, 4)
     second.terminate()
     done = [finish(process, timeout=120) for process in (first, second)]
     assert [each.returncode for each in done] == [0, 0], done[0].stderr[-2000:]

@@ -5,13 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import chex
 import numpy as np
 import pytest
-from tiny import TINY, environment, run, train_command
+from tiny import TINY, environment, run, train_command, wait_for_step
 
 import train
 from rwkv_jax.weights import WeightsError, load_weights, whole_steps
@@ -25,20 +24,6 @@ def rows(workdir: Path) -> list[dict]:
 
 def losses(workdir: Path) -> dict[int, float]:
     return {row["step"]: row["train/loss"] for row in rows(workdir) if "train/loss" in row}
-
-
-def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
-    """Returns when the run has logged `step`."""
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before the step it was to be stopped at"
-        if log.exists() and any(
-            f'"step": {step},' in line for line in log.read_text().splitlines()
-        ):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached")
 
 
 def test_a_run_learns_and_leaves_its_record(finished: Path):
