@@ -18,7 +18,8 @@ demo: $(VENV)/.demo
 	$(BIN)/python eval.py --config configs/emoji_cpu.py --checkpoint $(RUN) --out $(RUN)/restored.json
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2
+	# Neighbours share what a module sets up: a worker takes one half of the list.
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Tests that need an extra, a network, or minutes.
 test-torch: $(VENV)/.torch

@@ -1,7 +1,9 @@
 """Puts the two source roots on the path: the tests run from a checkout that is not installed."""
 
+import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -14,6 +16,18 @@ for root in (ROOT, ROOT / "kernels"):
 # that waits for the other keeps one of XLA's threads, of which there are as many as cores: on two
 # cores none is left for the other to come.
 os.environ.setdefault("PJRT_NPROC", "4")
+
+# Nothing here is about speed, and most of a test's time is compiling: LLVM's optimiser is half of
+# that, and programs that took long are kept for the next test, process and run. Not beside the
+# compilers of TPUs and GPUs, whose own output is looked at.
+if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):
+    os.environ["XLA_FLAGS"] = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    )
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "rwkv_jax_test_cache")
+    )
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def pytest_configure() -> None:

@@ -133,7 +133,7 @@ def test_rows_split_over_devices(digits, tmp_path):
         | {
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0"
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')}"
             " --xla_force_host_platform_device_count=4",
         },
     )

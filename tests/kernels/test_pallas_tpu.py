@@ -30,7 +30,6 @@ INTERPRETER = pltpu.InterpretParams(detect_races=True)
 TWO_CORES = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
 
 # Two tiles and four, the last cut short, are among them; 257 tokens are two spans.
-BI_CASES = (*CASES, (9, 5, 1, 4))  # the last: more than the eight samples of a step
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 49, 2, 80), (1, 257, 1, 4))
 
 
@@ -73,6 +72,15 @@ def test_a_race_would_be_seen(watched):
     assert [state.races_found for state in watched] == [True]
 
 
+def _value_and_gradients(interpret):
+    def value_and_gradients(r, k, v, w, u, g):
+        function = functools.partial(pallas_tpu.bi_wkv6, interpret=interpret)
+        y, pullback = jax.vjp(function, r, k, v, w, u)
+        return y, *pullback(g)
+
+    return value_and_gradients
+
+
 def _in_every_regime(function, names, shape):
     """One compiled function, run regime after regime: the interpreter is not vmapped."""
     x = stacked(shape)
@@ -81,21 +89,26 @@ def _in_every_regime(function, names, shape):
     return [np.stack(arrays) for arrays in zip(*each, strict=True)]
 
 
-@pytest.mark.parametrize("shape", BI_CASES, ids=str)
+@pytest.mark.parametrize("shape", CASES, ids=str)
 def test_both_directions(shape, watched):
-    def value_and_gradients(r, k, v, w, u, g):
-        interpret = TWO_CORES if shape[0] > 8 else INTERPRETER
-        function = functools.partial(pallas_tpu.bi_wkv6, interpret=interpret)
-        y, pullback = jax.vjp(function, r, k, v, w, u)
-        return y, *pullback(g)
-
-    results = _in_every_regime(value_and_gradients, "rkvwug", shape)
+    results = _in_every_regime(_value_and_gradients(INTERPRETER), "rkvwug", shape)
     assert_close(results, judged_bi(shape), NAMES[:6], tolerance=3e-6)
     assert_no_races(watched, kernels=len(REGIMES) * (2 if shape[1] <= 256 else 4))
     dw = results[4]
     assert not dw[:, :, 0].any(), "the decay of the first token never acts"
     assert not dw[:, :, -1].any(), "nor that of the last"
     assert dw.any() or shape[1] < 3
+
+
+def test_samples_on_two_cores(watched):
+    """More samples than the eight of a step, so that two cores meet on what samples share: du."""
+    x = float64_loop.inputs(9, 5, 1, 4, "mixed")
+    function = jax.jit(_value_and_gradients(TWO_CORES))
+    results = function(*(x[name] for name in "rkvwug"))
+    y, gradients = float64_loop.bi_wkv(*(x[name] for name in "rkvwu"), g=x["g"])
+    for got, want in zip(results, (y, *gradients), strict=True):
+        assert np.abs(got - want).max() < 3e-6 * np.abs(want).max()
+    assert_no_races(watched, kernels=2)
 
 
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)

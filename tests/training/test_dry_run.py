@@ -2,12 +2,9 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
-from tiny import TINY, environment
+from tiny import TINY
 
 import train
 from rwkv_jax.chips import H100, V5E
@@ -23,19 +20,6 @@ def config() -> RunConfig:
     return load_config(TINY)
 
 
-@pytest.fixture
-def shared_compile_cache() -> Iterator[None]:
-    """The cache of the runs of other tests, which compile the same step."""
-    directory = environment()["JAX_COMPILATION_CACHE_DIR"]
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", directory)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
-
-
-@pytest.mark.usefixtures("shared_compile_cache")
 def test_a_run_on_this_machine(config: RunConfig):
     said: list[str] = []
     run = dry_run(config, "local", said.append)

@@ -7,7 +7,6 @@ Pictures and texts of a contrastive model lie in two separate cones (the modalit
 import dataclasses
 
 import numpy as np
-from sklearn.manifold import TSNE
 
 from rwkv_jax.data.records import Source
 from rwkv_jax.evaluation.features import EmbeddedSplit, EmbedTexts, unit_length
@@ -49,6 +48,9 @@ def embedding_map(
     split_name: str, split: EmbeddedSplit, source: Source, embed_texts: EmbedTexts
 ) -> EmbeddingMap | None:
     """Up to `PICTURES` pictures, drawn by `SEED`, with the first text of each; None if too few."""
+    # A second of importing, which runs without a report need not wait for.
+    from sklearn.manifold import TSNE
+
     with_text = np.array([i for i, texts in enumerate(split.texts) if any(texts.values())])
     if len(with_text) < 40:
         return None
