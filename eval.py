@@ -34,6 +34,7 @@ from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
 from rwkv_jax.pretrained import PretrainedClip
+from rwkv_jax.topology import split_cpu
 from rwkv_jax.training.config import MeshConfig
 from rwkv_jax.training.sharding import make_mesh
 from rwkv_jax.weights import params_sha256
@@ -56,15 +57,27 @@ def default_out(checkpoint: Path, run: Path | None) -> Path:
     return checkpoint / "results.json"
 
 
-def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
-    """What to measure, where the data lies, and the precision to compute in.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to measure, where the data lies, and what to compute in and on."""
+
+    eval: EvalConfig
+    data_dir: str = "data"
+    precision: str = "auto"
+    cpu_devices: int = 1
+
+
+def choose_config(config: Path | None, run: Path | None) -> Settings:
+    """The settings of a config, or of the run's own.
 
     Raises:
       ConfigError: the config is missing or broken, or none is named and the checkpoint has none.
     """
     if config is not None:
         loaded = load_config(config)
-        return loaded.eval, loaded.data.data_dir, loaded.precision
+        return Settings(
+            loaded.eval, loaded.data.data_dir, loaded.precision, loaded.mesh.cpu_devices
+        )
     if run is None:
         raise ConfigError(
             "the checkpoint is no training run's, so it does not say what to measure:"
@@ -73,10 +86,11 @@ def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, st
     path = run / RUN_CONFIG
     try:
         values = json.loads(path.read_text("utf-8"))
-        return (
+        return Settings(
             EvalConfig.from_dict(values["eval"]),
             values["data"]["data_dir"],
             values["precision"],
+            values.get("mesh", {}).get("cpu_devices", 1),  # an older run's has none
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error}); name a config with --config") from error
@@ -89,10 +103,10 @@ def suite_folder(checkpoint: Path, run: Path | None) -> Path:
     return checkpoint / "suite"
 
 
-def suite_settings(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
+def suite_settings(config: Path | None, run: Path | None) -> Settings:
     """A config's where there is one, else the usual: nothing of the suite needs one."""
     if config is None and run is None:
-        return EvalConfig(), "data", "auto"
+        return Settings(EvalConfig())
     return choose_config(config, run)
 
 
@@ -209,18 +223,21 @@ def main() -> None:
         try:
             tasks = tasks_of(arguments.suite)
             protocol = Protocol(arguments.mode, tuple(arguments.switch))
-            config, data_dir, precision = suite_settings(arguments.config, run)
+            settings = suite_settings(arguments.config, run)
+            split_cpu(settings.cpu_devices)
             restored = rwkv_jax.load(
-                arguments.checkpoint, precision, params=arguments.params or config.params
+                arguments.checkpoint,
+                settings.precision,
+                params=arguments.params or settings.eval.params,
             )
             results = measure_suite(
                 tasks,
                 protocol,
                 restored,
-                config,
-                arguments.data_dir or data_dir,
+                settings.eval,
+                arguments.data_dir or settings.data_dir,
                 name=(run or arguments.checkpoint.resolve()).name,
-                dtype=compute_dtype(precision),
+                dtype=compute_dtype(settings.precision),
                 folder=folder,
             )
         except (ValueError, FileNotFoundError, NotADirectoryError) as error:
@@ -234,22 +251,25 @@ def main() -> None:
 
     try:
         # ------------------------------------------------------------ restore
-        config, data_dir, precision = choose_config(arguments.config, run)
-        data_dir = arguments.data_dir or data_dir
-        config = dataclasses.replace(config, params=arguments.params or config.params)
-        restored = rwkv_jax.load(arguments.checkpoint, precision, params=config.params)
+        settings = choose_config(arguments.config, run)
+        split_cpu(settings.cpu_devices)
+        data_dir = arguments.data_dir or settings.data_dir
+        which = arguments.params or settings.eval.params
+        config = dataclasses.replace(settings.eval, params=which)
+        restored = rwkv_jax.load(arguments.checkpoint, settings.precision, params=which)
         params = params_to_dict(nnx.state(restored.model))
 
         # ------------------------------------------------------------ measure
+        dtype = compute_dtype(settings.precision)
         embedder = embedder_from(
             restored.config,
             params,
-            dtype=compute_dtype(precision),
+            dtype=dtype,
             batch_size=config.batch_size,
             pool_padding=config.pool_padding,
         )
         pooling = "all positions" if config.pool_padding else "the text's positions"
-        weights = f"{params_sha256(jax.device_get(params))} {compute_dtype(precision)} {pooling}"
+        weights = f"{params_sha256(jax.device_get(params))} {dtype} {pooling}"
         cache = ClassCache(out.parent / "class_features", weights)
         evaluation = evaluate(embedder, config, data_dir, class_cache=cache)
     except (ValueError, FileNotFoundError) as error:

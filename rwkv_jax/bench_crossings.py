@@ -11,7 +11,6 @@ import argparse
 import collections
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import rwkv_kernels.gpu.topology
 import rwkv_kernels.tpu.topology
+from rwkv_jax.hlo import parse
+from rwkv_jax.hlo.text import Instruction
 from rwkv_jax.models import rwkv_clip_b32
 from rwkv_jax.models.block import Block
 from rwkv_jax.models.image_encoder import image_block_spec
@@ -35,7 +36,6 @@ DEVICES = {
     "v5e": lambda: rwkv_kernels.tpu.topology.mesh("v5e:2x2", devices=1),
     "h200": rwkv_kernels.gpu.topology.mesh,
 }
-_BYTES = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "s8": 1, "u8": 1}
 # Views, and the waiting half of what began before.
 _MOVES_NOTHING = {"parameter", "bitcast", "tuple", "get-tuple-element", "constant", "reshape"}
 
@@ -84,38 +84,25 @@ def crossings(program: str) -> collections.Counter[str]:
     """Units of [B, T, D] in bfloat16 that cross memory, by kind of operation."""
     config = rwkv_clip_b32().image
     unit = 2 * BATCH * config.grid**2 * config.width
-    entry = program[program.index("\nENTRY ") :]
-    shapes: dict[str, str] = {}
     counts: collections.Counter[str] = collections.Counter()
-    for line in entry.splitlines():
-        found = re.match(r" *(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)", line)
-        if not found:
+    text = parse(program)
+    entry = text.computations[text.entry]
+    for x in entry.instructions:
+        if x.opcode in _MOVES_NOTHING or x.opcode.endswith("-done"):
             continue
-        name, shape, operation, rest = found.groups()
-        shapes[name] = shape
-        if operation in _MOVES_NOTHING or operation.endswith("-done"):
-            continue
-        operands = set(re.findall(r"%([\w.\-]+)", rest.split(", metadata=")[0]))
-        moved = [shape, *(shapes[x] for x in operands if x in shapes)]
-        sizes = (size / unit for x in moved for size in _sizes(x))
-        counts[_kind(operation, line)] += round(sum(size for size in sizes if size > 0.9))
+        read = {each.name: each for each in entry.operands(x)}  # twice the same is read once
+        arrays = [array for moved in (x, *read.values()) for array in moved.arrays]
+        sizes = (array.unpadded_bytes / unit for array in arrays)
+        counts[_kind(x)] += round(sum(size for size in sizes if size > 0.9))
     return counts
 
 
-def _sizes(shape: str) -> list[int]:
-    """Bytes of each array in an HLO shape, which may be a tuple."""
-    return [
-        _BYTES.get(dtype, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
-        for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shape)
-    ]
-
-
-def _kind(operation: str, line: str) -> str:
-    if operation == "custom-call" and ("tpu_custom_call" in line or "mosaic_gpu" in line):
+def _kind(x: Instruction) -> str:
+    if x.opcode == "custom-call" and re.search("tpu_custom_call|mosaic_gpu", x.attributes):
         return "WKV kernels"
-    if operation in ("custom-call", "dot", "convolution") or "kind=kOutput" in line:
+    if x.opcode in ("custom-call", "dot", "convolution") or "kind=kOutput" in x.attributes:
         return "matrix products and what is fused into them"
-    if operation in ("copy", "transpose", "copy-start"):
+    if x.opcode in ("copy", "transpose", "copy-start"):
         return "copies"
     return "all else"
 

@@ -15,6 +15,14 @@ from rwkv_jax.data.records import DatasetError, Record
 # Text features that say which example it is, rather than what the picture shows.
 KEY_FEATURES = ("key", "id", "file_name", "filename", "image_id", "tfds_id")
 
+# `tfds build` of version 4.9.10 wants apache-beam and mlcroissant as well; this wants neither.
+PREPARE = (
+    "pip install tensorflow tensorflow-datasets array_record importlib_resources, then python -c"
+    ' "import tensorflow_datasets as tfds;'
+    " tfds.builder('{name}', data_dir='{data_dir}',"
+    " file_format='array_record').download_and_prepare()\""
+)
+
 
 class TfdsSource:
     """One split of a dataset that TFDS has prepared as array_record in `data_dir`. See `Source`."""
@@ -104,7 +112,7 @@ def _prepared(name: str, data_dir: str) -> Any:
     except (ValueError, AssertionError, tfds.core.DatasetNotFoundError) as error:
         raise DatasetError(
             f"The TFDS dataset {name!r} is not prepared in {data_dir}. Prepare it with "
-            f"`tfds build {name} --data_dir {data_dir} --file_format array_record`."
+            f"`{PREPARE.format(name=name, data_dir=data_dir)}`."
         ) from error
     file_format = builder.info.file_format
     if file_format is None or file_format.value != "array_record":

@@ -45,6 +45,11 @@ class Array:
         return math.prod(dimensions) * self._bits // 8
 
     @property
+    def unpadded_bytes(self) -> int:
+        """Of its elements alone."""
+        return self.size * self._bits // 8
+
+    @property
     def _bits(self) -> int:
         found = re.match(r"[a-z]+(\d+)", self.dtype)
         return _BITS[self.dtype] if self.dtype in _BITS else int(found[1]) if found else 8

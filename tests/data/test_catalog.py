@@ -121,7 +121,11 @@ def test_versions_and_parts_of_splits(data_dir):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("tfds:circles", "train", r"'circles' is not prepared in .*`tfds build circles --data_dir"),
+        (
+            "tfds:circles",
+            "train",
+            r"'circles' is not prepared in .*tfds\.builder\('circles', data_dir=",
+        ),
         ("tfds:squares:9.9.9", "train", r"'squares:9\.9\.9' is not prepared in"),
         ("tfds:squares", "test", r"squares has no split 'test'; it has train"),
         ("tfds:no_pictures", "train", r"exactly one image feature, but it has none"),

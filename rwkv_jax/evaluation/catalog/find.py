@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rwkv_jax.data.records import DatasetError, Record, Source
-from rwkv_jax.data.tfds_source import TfdsSource
+from rwkv_jax.data.tfds_source import PREPARE, TfdsSource
 from rwkv_jax.evaluation.catalog.classes import Prompts, match_classes, prompts_of
 from rwkv_jax.evaluation.catalog.derived import DERIVED
 from rwkv_jax.evaluation.catalog.draw import drawn
@@ -30,14 +30,6 @@ from rwkv_jax.evaluation.catalog.labelled_folder import LABEL, LabelledFolder
 from rwkv_jax.evaluation.catalog.layouts import Row, read_rows
 from rwkv_jax.evaluation.catalog.selection import Joined, Relabelled, Selection
 from rwkv_jax.evaluation.progress import progress
-
-# `tfds build` of version 4.9.10 wants apache-beam and mlcroissant as well; this wants neither.
-PREPARE = (
-    "pip install tensorflow tensorflow-datasets array_record importlib_resources, then python -c"
-    ' "import tensorflow_datasets as tfds;'
-    " tfds.builder('{name}', data_dir='{data_dir}',"
-    " file_format='array_record').download_and_prepare()\""
-)
 
 
 class MissingSetError(DatasetError):
