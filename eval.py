@@ -34,7 +34,6 @@ from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
 from rwkv_jax.pretrained import PretrainedClip
-from rwkv_jax.topology import split_cpu
 from rwkv_jax.training.config import MeshConfig
 from rwkv_jax.training.sharding import make_mesh
 from rwkv_jax.weights import params_sha256
@@ -57,27 +56,15 @@ def default_out(checkpoint: Path, run: Path | None) -> Path:
     return checkpoint / "results.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What to measure, where the data lies, and what to compute in and on."""
-
-    eval: EvalConfig
-    data_dir: str = "data"
-    precision: str = "auto"
-    cpu_devices: int = 1
-
-
-def choose_config(config: Path | None, run: Path | None) -> Settings:
-    """The settings of a config, or of the run's own.
+def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
+    """What to measure, where the data lies, and the precision to compute in.
 
     Raises:
       ConfigError: the config is missing or broken, or none is named and the checkpoint has none.
     """
     if config is not None:
         loaded = load_config(config)
-        return Settings(
-            loaded.eval, loaded.data.data_dir, loaded.precision, loaded.mesh.cpu_devices
-        )
+        return loaded.eval, loaded.data.data_dir, loaded.precision
     if run is None:
         raise ConfigError(
             "the checkpoint is no training run's, so it does not say what to measure:"
@@ -86,11 +73,10 @@ def choose_config(config: Path | None, run: Path | None) -> Settings:
     path = run / RUN_CONFIG
     try:
         values = json.loads(path.read_text("utf-8"))
-        return Settings(
+        return (
             EvalConfig.from_dict(values["eval"]),
             values["data"]["data_dir"],
             values["precision"],
-            values.get("mesh", {}).get("cpu_devices", 1),  # an older run's has none
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged ({error}); name a config with --config") from error
@@ -103,10 +89,10 @@ def suite_folder(checkpoint: Path, run: Path | None) -> Path:
     return checkpoint / "suite"
 
 
-def suite_settings(config: Path | None, run: Path | None) -> Settings:
+def suite_settings(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
     """A config's where there is one, else the usual: nothing of the suite needs one."""
     if config is None and run is None:
-        return Settings(EvalConfig())
+        return EvalConfig(), "data", "auto"
     return choose_config(config, run)
 
 
@@ -223,21 +209,18 @@ def main() -> None:
         try:
             tasks = tasks_of(arguments.suite)
             protocol = Protocol(arguments.mode, tuple(arguments.switch))
-            settings = suite_settings(arguments.config, run)
-            split_cpu(settings.cpu_devices)
+            config, data_dir, precision = suite_settings(arguments.config, run)
             restored = rwkv_jax.load(
-                arguments.checkpoint,
-                settings.precision,
-                params=arguments.params or settings.eval.params,
+                arguments.checkpoint, precision, params=arguments.params or config.params
             )
             results = measure_suite(
                 tasks,
                 protocol,
                 restored,
-                settings.eval,
-                arguments.data_dir or settings.data_dir,
+                config,
+                arguments.data_dir or data_dir,
                 name=(run or arguments.checkpoint.resolve()).name,
-                dtype=compute_dtype(settings.precision),
+                dtype=compute_dtype(precision),
                 folder=folder,
             )
         except (ValueError, FileNotFoundError, NotADirectoryError) as error:
@@ -251,25 +234,22 @@ def main() -> None:
 
     try:
         # ------------------------------------------------------------ restore
-        settings = choose_config(arguments.config, run)
-        split_cpu(settings.cpu_devices)
-        data_dir = arguments.data_dir or settings.data_dir
-        which = arguments.params or settings.eval.params
-        config = dataclasses.replace(settings.eval, params=which)
-        restored = rwkv_jax.load(arguments.checkpoint, settings.precision, params=which)
+        config, data_dir, precision = choose_config(arguments.config, run)
+        data_dir = arguments.data_dir or data_dir
+        config = dataclasses.replace(config, params=arguments.params or config.params)
+        restored = rwkv_jax.load(arguments.checkpoint, precision, params=config.params)
         params = params_to_dict(nnx.state(restored.model))
 
         # ------------------------------------------------------------ measure
-        dtype = compute_dtype(settings.precision)
         embedder = embedder_from(
             restored.config,
             params,
-            dtype=dtype,
+            dtype=compute_dtype(precision),
             batch_size=config.batch_size,
             pool_padding=config.pool_padding,
         )
         pooling = "all positions" if config.pool_padding else "the text's positions"
-        weights = f"{params_sha256(jax.device_get(params))} {dtype} {pooling}"
+        weights = f"{params_sha256(jax.device_get(params))} {compute_dtype(precision)} {pooling}"
         cache = ClassCache(out.parent / "class_features", weights)
         evaluation = evaluate(embedder, config, data_dir, class_cache=cache)
     except (ValueError, FileNotFoundError) as error:

@@ -36,7 +36,7 @@ from rwkv_jax.evaluation.run import Evaluation, check_datasets, evaluate
 from rwkv_jax.files import write_atomically
 from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import check_same_model
-from rwkv_jax.topology import TopologyError, known_topologies, split_cpu
+from rwkv_jax.topology import TopologyError, known_topologies
 from rwkv_jax.training.checkpoint import (
     CheckpointError,
     RunCheckpoints,
@@ -228,13 +228,10 @@ def main() -> None:
     try:
         if arguments.dry_run:
             config = override(load_config(arguments.config), overrides)
-            split_cpu(config.mesh.cpu_devices)
             print(table(dry_run(config, arguments.topology or "local")))
             return
         join(Cluster(arguments.coordinator, arguments.processes, arguments.process_id))
-        config = override(load_config(arguments.config), overrides)
-        split_cpu(config.mesh.cpu_devices)
-        train(config, arguments.workdir)
+        train(override(load_config(arguments.config), overrides), arguments.workdir)
     except (
         CheckpointError,
         ConfigError,

@@ -90,19 +90,10 @@ def open_topology(name: str) -> Topology:
     raise TopologyError(f"topology {name!r} is unknown; known are {known_topologies()}")
 
 
-def split_cpu(count: int) -> None:
-    """Lets this machine's CPU count as so many devices; 1 leaves it to XLA_FLAGS.
-
-    To be called before JAX looks for devices: later it does nothing.
-    """
-    if count > 1:
-        with contextlib.suppress(RuntimeError):  # JAX has its devices already
-            jax.config.update("jax_num_cpu_devices", count)
-
-
 def _cpus(name: str, count: int) -> Topology:
     _on_cpu_here()
-    split_cpu(count)
+    with contextlib.suppress(RuntimeError):  # JAX has its devices already
+        jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise TopologyError(

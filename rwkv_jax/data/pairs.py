@@ -105,6 +105,8 @@ class MakePair:
         # Sorted: a record read from a file may hold its kinds in another order.
         shares = probabilities or dict.fromkeys(sorted(record["texts"]), 1.0)
         kind, text = _draw_text(record["texts"], shares, rng)
+        if kind in config.list_kinds:
+            text = _draw_items(text, rng)
         ids = self._tokenizer([text])[0]
         # A text may be empty only after cleaning ("&nbsp;").
         if ids[1] == END_TOKEN:
@@ -158,6 +160,13 @@ def _draw_text(
     drawn = min(drawn, len(choices) - 1)
     chosen = choices[drawn]
     return kinds[drawn], chosen[int(rng.integers(len(chosen)))]
+
+
+def _draw_items(text: str, rng: np.random.Generator) -> str:
+    """Half or more of a list's items, in random order: "a, b, c" -> "c, a"."""
+    items = [item.strip() for item in text.split(",")]
+    count = int(rng.integers((len(items) + 1) // 2, len(items) + 1))
+    return ", ".join(items[i] for i in rng.permutation(len(items))[:count])
 
 
 def read_record(source: Source, index: int) -> Record | Skipped:

@@ -155,14 +155,11 @@ class MeshConfig:
         fsdp: parts of the batch that share one copy of the parameters between them.
         tensor: parts of the heads and hidden channels.
         One of the three may be -1: all devices that the other two leave.
-        cpu_devices: how many devices a CPU counts as, where there is nothing else. Much of a small
-            model's step runs on one core; with a program a core none waits.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
-    cpu_devices: int = 1
 
     def __post_init__(self) -> None:
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
@@ -172,7 +169,6 @@ class MeshConfig:
         require(
             len(free) <= 1, " and ".join(f"mesh.{name}" for name in free), -1, "only one may be -1"
         )
-        require(self.cpu_devices >= 1, "mesh.cpu_devices", self.cpu_devices, "must be 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
