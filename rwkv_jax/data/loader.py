@@ -226,13 +226,14 @@ def make_train_loader(
             f"batch_size = {batch_size} in each of {process_count} processes, but {source.name} has"
             f" {len(source)} records; take between 1 and {len(source) // process_count}"
         )
-    unknown = sorted(config.named_kinds() - set(source.text_kinds))
-    if unknown or not source.text_kinds:
-        field = "text_schedule" if config.text_schedule else "text_probabilities"
-        raise ValueError(
-            f"{field} names {unknown}, but {source.name} has the kinds of text"
-            f" {sorted(source.text_kinds)}"
-        )
+    drawn_from = "text_schedule" if config.text_schedule else "text_probabilities"
+    for field, kinds in ((drawn_from, config.named_kinds()), ("list_kinds", config.list_kinds)):
+        unknown = sorted(set(kinds) - set(source.text_kinds))
+        if unknown or not source.text_kinds:
+            raise ValueError(
+                f"{field} names {unknown}, but {source.name} has the kinds of text"
+                f" {sorted(source.text_kinds)}"
+            )
     share = Share(batch_size, process_index, process_count)
     stream = make_stream(
         source, config, tokenizer, global_batch_size=share.global_batch_size, seed=seed

@@ -17,12 +17,20 @@ class PictureSource:
         broken: indices whose image file is cut off.
         wordless: indices that have only empty texts.
         missing: indices whose record cannot be read.
+        texts: of every record, instead of its own.
     """
 
     text_kinds = TEXT_KINDS
 
     def __init__(
-        self, size: int = 37, *, broken=(), wordless=(), missing=(), content_hash: str = "abc"
+        self,
+        size: int = 37,
+        *,
+        broken=(),
+        wordless=(),
+        missing=(),
+        texts=None,
+        content_hash: str = "abc",
     ):
         self.name = "pictures/train"
         self.class_names: dict[str, tuple[str, ...]] = {}
@@ -30,7 +38,7 @@ class PictureSource:
         self._files = [_png(index) for index in range(size)]
         for index in broken:
             self._files[index] = self._files[index][:60]
-        self._wordless, self._missing = set(wordless), set(missing)
+        self._wordless, self._missing, self._texts = set(wordless), set(missing), texts
 
     def __len__(self) -> int:
         return len(self._files)
@@ -39,6 +47,7 @@ class PictureSource:
         if index in self._missing:
             pathlib.Path(f"no_such_folder/{index}.png").read_bytes()
         texts = {"label": (f"picture {index}",), "tags": ("red", f"number {index}", " ")}
+        texts = self._texts or texts
         if index in self._wordless:
             texts = {"label": ("",), "tags": ("&nbsp;",)}
         labels = {"concept": index // 2} if index % 5 else {}

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from itertools import permutations
 
 import chex
 import numpy as np
@@ -102,6 +103,18 @@ def test_texts_are_drawn_by_the_kinds_probabilities(probabilities, share):
     # Within the tags, both are drawn alike; the blank one never.
     red = (ids == Tokenizer(8)(["red"])[0]).all(axis=1).mean()
     assert abs(red - (1 - share) / 2) < 0.06
+
+
+def test_half_of_a_list_or_more_is_drawn_in_any_order():
+    texts = {"tags": ("a, b, c",), "label": ("d, e",)}
+    config = LoaderConfig(image_size=4, context_length=8, list_kinds=("tags",))
+    with loader(PictureSource(texts=texts), config) as batches:
+        ids = np.concatenate([batch["text"] for batch in take(batches, 60)])
+    drawn = {tuple(row) for row in ids}
+    lists = (*permutations("abc", 2), *permutations("abc"))  # 6 of two, 6 of three
+    assert drawn == {
+        tuple(row) for row in Tokenizer(8)([*(", ".join(each) for each in lists), "d, e"])
+    }
 
 
 def test_restoring_gives_the_batches_that_would_have_come():
