@@ -167,12 +167,14 @@ def train(config: RunConfig, workdir: Path) -> None:
                 if stopped_by is not None or step == config.steps:
                     break
                 with watch.paused():
-                    if step % config.checkpoint.every == 0:
-                        save(step)
+                    # Before saving: a run that goes on from a step does not judge it again.
                     if config.eval_every is not None and step % config.eval_every == 0:
+                        watch.flush()  # nothing is judged behind a loss that is no number
                         judge(
                             step, on_this_process(state.evaluated(config.eval.params), setup.mesh)
                         )
+                    if step % config.checkpoint.every == 0:
+                        save(step)
         save(step)
         checkpoints.wait()
         if step < config.steps:
