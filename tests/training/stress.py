@@ -32,6 +32,7 @@ from rwkv_jax.training.setup import set_up
 from rwkv_jax.training.state import TrainState
 
 STEPS = 1500  # thirty kills get a run about a thousand steps far
+EVERY = 10  # steps between two checkpoints
 CONFIG = """
 import dataclasses
 from rwkv_jax.config import load_config
@@ -40,7 +41,7 @@ from rwkv_jax.training.config import CheckpointConfig
 config = load_config({tiny!r})
 config = dataclasses.replace(
     config, steps={steps}, log_every=1, eval_every=150,
-    checkpoint=CheckpointConfig(every=10, keep=2),
+    checkpoint=CheckpointConfig(every={every}, keep=2),
     data=dataclasses.replace(config.data, dataset={data!r}),
     eval=EvalConfig(retrieval=(RetrievalConfig({data!r}, "train"),), batch_size=8),
 )
@@ -81,8 +82,9 @@ def kill_at(moment: str, process: subprocess.Popen, workdir: Path, output: Path)
         return count_rows(workdir) != rows_before and "step " in output.read_text()
 
     def writing() -> bool:
-        folder = workdir / "checkpoints"
-        return stepped() and any("tmp" in name for name in os.listdir(folder))
+        # The second since this start: with the first, the run would never get further.
+        steps = output.read_text().count("\nstep ")
+        return steps > EVERY and any("tmp" in name for name in os.listdir(workdir / "checkpoints"))
 
     def evaluating() -> bool:
         return "retrieval" in output.read_text()
@@ -159,7 +161,7 @@ def main() -> None:
     write_pictures(pictures)
     config = folder / "stress_run.py"
     tiny = str(ROOT / "tests" / "fixtures" / "tiny_run.py")
-    config.write_text(CONFIG.format(tiny=tiny, steps=STEPS, data=f"folder:{pictures}"))
+    config.write_text(CONFIG.format(tiny=tiny, steps=STEPS, every=EVERY, data=f"folder:{pictures}"))
 
     began = time.monotonic()
     whole, killed, output = folder / "whole", folder / "killed", folder / "output.txt"
