@@ -84,7 +84,9 @@ def kill_at(moment: str, process: subprocess.Popen, workdir: Path, output: Path)
     def writing() -> bool:
         # The second since this start: with the first, the run would never get further.
         steps = output.read_text().count("\nstep ")
-        return steps > EVERY and any("tmp" in name for name in os.listdir(workdir / "checkpoints"))
+        return steps >= 2 * EVERY and any(
+            "tmp" in name for name in os.listdir(workdir / "checkpoints")
+        )
 
     def evaluating() -> bool:
         return "retrieval" in output.read_text()

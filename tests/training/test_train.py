@@ -90,8 +90,9 @@ def test_eight_devices_split_three_ways_give_the_losses_of_one(
     assert done.returncode == 0, done.stderr[-3000:]
     assert "8 cpu device(s)" in done.stdout
     one, eight = losses(finished), losses(workdir)
-    # Sums run in another order on eight devices, and twenty updates let that grow.
-    np.testing.assert_allclose([eight[s] for s in one], list(one.values()), rtol=1e-4)
+    # Sums run in another order on eight devices, and every update lets that grow.
+    np.testing.assert_allclose([eight[s] for s in one][:5], list(one.values())[:5], rtol=1e-5)
+    np.testing.assert_allclose([eight[s] for s in one], list(one.values()), rtol=1e-3)
 
 
 def test_a_locked_tower_keeps_the_weights_that_the_run_starts_from(
