@@ -77,8 +77,7 @@ def loss_alone(config: LossConfig, pairs: int) -> Program:
 
 TABLES: dict[str, tuple[Row, ...]] = {
     "Micro-batches: B/32's step, 256 pairs on one device": tuple(
-        Row(f"{n} of {256 // n}", training_step("--micro-batches", str(n)))
-        for n in (1, 4, 16)
+        Row(f"{n} of {256 // n}", training_step("--micro-batches", str(n))) for n in (1, 4, 16)
     ),
     "The loss alone, with its gradients": tuple(
         Row(

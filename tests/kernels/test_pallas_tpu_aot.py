@@ -95,7 +95,9 @@ def _causal(r, k, v, w, u):
     [
         (_causal, (256, 77, 10, 64), jnp.bfloat16, 2),
         (_causal, (8, 1024, 8, 80), jnp.bfloat16, 3),  # the forward pass needs no sweep
-        (_causal, (4, 1024, 32, 64), jnp.bfloat16, 3),  # a language model's width
+        pytest.param(  # a language model's width
+            *(_causal, (4, 1024, 32, 64), jnp.bfloat16, 3), marks=pytest.mark.slow
+        ),
         (bi_wkv6, (256, 49, 8, 80), jnp.float32, 2),
     ],
 )
