@@ -32,7 +32,6 @@ from rwkv_jax.training.setup import set_up
 from rwkv_jax.training.state import TrainState
 
 STEPS = 1500  # thirty kills get a run about a thousand steps far
-EVERY = 10  # steps between two checkpoints
 CONFIG = """
 import dataclasses
 from rwkv_jax.config import load_config
@@ -41,7 +40,7 @@ from rwkv_jax.training.config import CheckpointConfig
 config = load_config({tiny!r})
 config = dataclasses.replace(
     config, steps={steps}, log_every=1, eval_every=150,
-    checkpoint=CheckpointConfig(every={every}, keep=2),
+    checkpoint=CheckpointConfig(every=10, keep=2),
     data=dataclasses.replace(config.data, dataset={data!r}),
     eval=EvalConfig(retrieval=(RetrievalConfig({data!r}, "train"),), batch_size=8),
 )
@@ -76,17 +75,16 @@ def wait_until(process: subprocess.Popen, happens: Callable[[], bool]) -> bool:
 
 def kill_at(moment: str, process: subprocess.Popen, workdir: Path, output: Path) -> bool:
     """Waits for the moment and kills; False where the run ended before."""
-    rows_before = count_rows(workdir)
+    rows_before, saved_before = count_rows(workdir), newest_saved(workdir)
 
     def stepped() -> bool:
         return count_rows(workdir) != rows_before and "step " in output.read_text()
 
     def writing() -> bool:
         # The second since this start: with the first, the run would never get further.
-        steps = output.read_text().count("\nstep ")
-        return steps >= 2 * EVERY and any(
-            "tmp" in name for name in os.listdir(workdir / "checkpoints")
-        )
+        if not stepped() or newest_saved(workdir) <= saved_before:
+            return False
+        return any("tmp" in name for name in os.listdir(workdir / "checkpoints"))
 
     def evaluating() -> bool:
         return "retrieval" in output.read_text()
@@ -106,6 +104,12 @@ def kill_at(moment: str, process: subprocess.Popen, workdir: Path, output: Path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return True
+
+
+def newest_saved(workdir: Path) -> int:
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.exists() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def count_rows(workdir: Path) -> int:
@@ -163,7 +167,7 @@ def main() -> None:
     write_pictures(pictures)
     config = folder / "stress_run.py"
     tiny = str(ROOT / "tests" / "fixtures" / "tiny_run.py")
-    config.write_text(CONFIG.format(tiny=tiny, steps=STEPS, every=EVERY, data=f"folder:{pictures}"))
+    config.write_text(CONFIG.format(tiny=tiny, steps=STEPS, data=f"folder:{pictures}"))
 
     began = time.monotonic()
     whole, killed, output = folder / "whole", folder / "killed", folder / "output.txt"
