@@ -163,8 +163,8 @@ def _draw_text(
 
 
 def _draw_items(text: str, rng: np.random.Generator) -> str:
-    """Half or more of a list's items, in random order: "a, b, c" -> "c, a"."""
-    items = [item.strip() for item in text.split(",")]
+    """Half or more of a list's items, in random order: "a, b, c," -> "c, a"; "" of "," alone."""
+    items = [item for each in text.split(",") if (item := each.strip())]
     count = int(rng.integers((len(items) + 1) // 2, len(items) + 1))
     return ", ".join(items[i] for i in rng.permutation(len(items))[:count])
 

@@ -106,7 +106,7 @@ def test_texts_are_drawn_by_the_kinds_probabilities(probabilities, share):
 
 
 def test_half_of_a_list_or_more_is_drawn_in_any_order():
-    texts = {"tags": ("a, b, c",), "label": ("d, e",)}
+    texts = {"tags": ("a, b,, c, ",), "label": ("d, e",)}
     config = LoaderConfig(image_size=4, context_length=8, list_kinds=("tags",))
     with loader(PictureSource(texts=texts), config) as batches:
         ids = np.concatenate([batch["text"] for batch in take(batches, 60)])
@@ -195,6 +195,10 @@ def test_a_state_of_another_run_is_refused(source, seed, says):
         (
             {"config": LoaderConfig(text_probabilities={"alt": 1})},
             r"\['alt'\].*\['label', 'tags'\]",
+        ),
+        (
+            {"config": LoaderConfig(list_kinds=("tags", "keywords"))},
+            r"list_kinds names \['keywords'\].*\['label', 'tags'\]",
         ),
     ],
 )
