@@ -28,6 +28,7 @@ from rwkv_jax.distributed import (
     is_first,
     join,
     leave,
+    on_any_process,
 )
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.report import write_report
@@ -146,8 +147,15 @@ def train(config: RunConfig, workdir: Path) -> None:
             log.write(step, evaluation.metrics)
             return evaluation
 
+        def judge_if_due(step: int) -> None:
+            if config.eval_every is not None and step % config.eval_every == 0:
+                watch.flush()  # nothing is judged behind a loss that is no number
+                judge(step, on_this_process(state.evaluated(config.eval.params), setup.mesh))
+
         # --------------------------------------------------------- the steps
         step, stopped_by = first, None
+        if 0 < first < config.steps and not on_any_process(log.past.judged == first):
+            judge_if_due(first)  # a run that is asked to stop saves the step, and no more
         with (
             StepProfile(workdir, config.profile) as profile,
             device_prefetch(
@@ -167,12 +175,7 @@ def train(config: RunConfig, workdir: Path) -> None:
                 if stopped_by is not None or step == config.steps:
                     break
                 with watch.paused():
-                    # Before saving: a run that goes on from a step does not judge it again.
-                    if config.eval_every is not None and step % config.eval_every == 0:
-                        watch.flush()  # nothing is judged behind a loss that is no number
-                        judge(
-                            step, on_this_process(state.evaluated(config.eval.params), setup.mesh)
-                        )
+                    judge_if_due(step)
                     if step % config.checkpoint.every == 0:
                         save(step)
         save(step)

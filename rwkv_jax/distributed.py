@@ -89,6 +89,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def on_any_process(value: bool) -> bool:
+    """Whether it is true on any process; all of them must ask."""
+    if jax.process_count() == 1:
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
+
+
 # How another process's end shows in exceptions here: of Gloo, of NCCL, of JAX's own service.
 _SIGNS_OF_LOSS = ("gloo", "nccl", "heartbeat", "coordination service", "unavailable", "barrier")
 

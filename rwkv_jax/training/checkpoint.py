@@ -18,12 +18,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
 from rwkv_jax.checksums import find_damage, write_checksums
+from rwkv_jax.distributed import on_any_process
 from rwkv_jax.training.config import CheckpointConfig
 from rwkv_jax.training.state import TrainState
 
@@ -125,7 +125,7 @@ class RunCheckpoints:
         """
         while (step := self._manager.latest_step()) is not None:
             damage = find_damage(self.directory / str(step)) if jax.process_index() == 0 else None
-            if not _any_process(damage is not None):
+            if not on_any_process(damage is not None):
                 return step
             if damage is not None:
                 path = self.directory / str(step)
@@ -225,13 +225,6 @@ def _set_aside(folder: Path, into: Path) -> Path:
     aside = next(into / name for name in names if not (into / name).exists())
     os.rename(folder, aside)
     return aside
-
-
-def _any_process(value: bool) -> bool:
-    """Whether it is true on any process."""
-    if jax.process_count() == 1:
-        return value
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
 
 
 def _all_together(name: str) -> None:

@@ -31,10 +31,12 @@ class Past:
     Attributes:
         started: Unix time of its first start.
         useful_seconds: spent in steps whose result was kept.
+        judged: the last step that was evaluated.
     """
 
     started: float
     useful_seconds: float = 0.0
+    judged: int | None = None
 
 
 class Meter:

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -92,12 +93,15 @@ class MetricsLog:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            known = "run/wall_seconds" in row
-            if known:  # also of lines that are dropped: their time was spent
-                past = Past(row["time"] - row["run/wall_seconds"], past.useful_seconds)
+            of_training = "run/wall_seconds" in row
+            if of_training:  # also of lines that are dropped: their time was spent
+                past = replace(past, started=row["time"] - row["run/wall_seconds"])
             if row["step"] <= step:
                 kept.append(line + "\n")
-                past = Past(past.started, row["run/useful_seconds"]) if known else past
+                if of_training:
+                    past = replace(past, useful_seconds=row["run/useful_seconds"])
+                else:
+                    past = replace(past, judged=row["step"])
         write_atomically(self._path, "".join(kept))
         return past
 

@@ -65,18 +65,25 @@ def test_killed_and_started_again_ends_with_the_same_bits(
     assert losses(workdir) == losses(finished)
 
 
-def test_sigterm_saves_and_ends_cleanly(finished: Path, pictures: Path, tmp_path: Path):
+def test_sigterm_saves_and_ends_cleanly_and_the_step_is_judged_later(
+    pictures: Path, tmp_path: Path
+):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(
-        train_command(pictures, workdir), env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    command = train_command(pictures, workdir, "--eval-every", "1", "--steps", "6")
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
     wait_for_step(process, workdir, 2)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     saved = whole_steps(workdir)[-1]
     assert f"SIGTERM: saved step {saved}" in output
-    assert 2 <= saved < STEPS
+    assert 2 <= saved < 6
+    judged = [row["step"] for row in rows(workdir) if "train/loss" not in row]
+    assert judged == list(range(1, saved))
+    again = run(command)
+    assert again.returncode == 0, again.stderr[-3000:]
+    judged = [row["step"] for row in rows(workdir) if "train/loss" not in row]
+    assert judged == list(range(1, 7))
 
 
 def test_eight_devices_split_three_ways_give_the_losses_of_one(pictures: Path, tmp_path: Path):
