@@ -86,11 +86,19 @@ class Problem:
         self._curvature_classes = classes if multinomial else 2
 
     def fit(
-        self, strengths: Sequence[float], starts: Sequence[Classifier] | None = None
+        self,
+        strengths: Sequence[float],
+        starts: Sequence[Classifier] | None = None,
+        tolerance: float = TOLERANCE,
     ) -> list[Classifier]:
         """A classifier for each lambda of `strengths`, from the starts or from 0.
 
         As many are solved at once as memory allows.
+
+        Args:
+          strengths: lambdas.
+          starts: one for each of them.
+          tolerance: of the objective, what the next step may promise at the end.
         """
         if starts is None:
             nothing = np.zeros((self._classes, self._width), np.float32)
@@ -103,7 +111,8 @@ class Problem:
             starts = [*starts, *[starts[-1]] * missing]
         fitted = []
         for i in range(0, len(strengths), size):
-            fitted += self._fit_together(strengths[i : i + size], starts[i : i + size])
+            some = slice(i, i + size)
+            fitted += self._fit_together(strengths[some], starts[some], tolerance)
         return fitted[:count]
 
     def _small(self) -> bool:
@@ -115,7 +124,7 @@ class Problem:
         return max(1, MEMORY // fit_bytes(rows, self._width + 1, self._classes))
 
     def _fit_together(
-        self, strengths: Sequence[float], starts: Sequence[Classifier]
+        self, strengths: Sequence[float], starts: Sequence[Classifier], tolerance: float
     ) -> list[Classifier]:
         penalties = np.array(strengths, np.float64) / self._count
         factors = np.stack(
@@ -140,7 +149,7 @@ class Problem:
         while len(running):
             leave = len(running) > 1 and not self._small()
             few = 2 ** int(np.log2(len(running) - 1)) if leave else 0  # 7 fits, then 4, 2, 1
-            limits = (np.int32(MOST_STEPS), np.float32(TOLERANCE), np.int32(few))
+            limits = (np.int32(MOST_STEPS), np.float32(tolerance), np.int32(few))
             state = lbfgs.run(self._rows, *arguments, state, *limits, loss=self._loss)
             over = np.asarray(state.done) | (np.asarray(state.taken) >= MOST_STEPS)
             if not leave:
