@@ -28,7 +28,7 @@ from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.figure import Figure
 from rwkv_jax.evaluation.probe.examples import Examples, examples_of, hold_out
 from rwkv_jax.evaluation.probe.few_shot import few_shot
-from rwkv_jax.evaluation.probe.fit import Classifier, Problem
+from rwkv_jax.evaluation.probe.fit import SEARCH_TOLERANCE, Classifier, Problem
 from rwkv_jax.evaluation.probe.judge import JUDGES, Judge
 from rwkv_jax.evaluation.probe.rows import rows_mesh
 from rwkv_jax.evaluation.probe.search import STRENGTHS, find_peak
@@ -69,7 +69,8 @@ def search_and_fit(train: Examples, validation: Examples, classes: int, judge: J
 
     def score(places: list[int]) -> list[float]:
         starts = [_nearest(fitted, place) for place in places] if fitted else None
-        new = searched.fit([STRENGTHS[place] for place in places], starts)
+        strengths = [STRENGTHS[place] for place in places]
+        new = searched.fit(strengths, starts, SEARCH_TOLERANCE)
         fitted.update(zip(places, new, strict=True))
         return [
             judge(_spread(each, present, classes).scores(validation.features), validation.targets)

@@ -2,8 +2,9 @@
 
 60,000 rows of 640 features (fashion_mnist.features), ten classes; a fifth of the rows is held out
 to choose the strength of the penalty, which is searched from coarse to fine, and the last fit is on
-all rows: what `linear_probe` does. scikit-learn fits the same strengths one after another, from 0,
-with its L-BFGS, float32 rows, 1,000 steps and its own tolerance, as CLIP's authors used it.
+all rows, to a tenth of the search's tolerance: what `linear_probe` does. scikit-learn fits the same
+strengths one after another, from 0, with its L-BFGS, float32 rows, 1,000 steps and its own
+tolerance, as CLIP's authors used it.
 
 scikit-learn's fits take long. They run from the strongest penalty to the weakest for as long as
 --minutes allows; the others are counted with the time of the last that ran. On a machine with other
@@ -125,8 +126,10 @@ Fashion-MNIST behind a fixed random layer: {len(train) + len(held_out):,} rows o
 
 Chosen: lambda = {found.strength:.3g}. Times in brackets were not measured: a fit that did not come
 to run is counted with the time of the weakest penalty that did, which takes no more steps. Both
-stop at {fit.MOST_STEPS} steps, scikit-learn also at its own tolerance (a gradient of 1e-4). The
-objective, on the rows that are searched on, is evaluated in float64.
+stop at {fit.MOST_STEPS} steps or at their own tolerance: ours when the next step promises less
+than {fit.SEARCH_TOLERANCE:.0e} of the objective ({fit.TOLERANCE:.0e} in the last fit),
+scikit-learn's at a gradient of 1e-4. The objective, on the rows that are searched on, is evaluated
+in float64.
 
 | lambda | our steps | objective | validation | scikit-learn: steps | objective | validation | s |
 |---|---|---|---|---|---|---|---|
