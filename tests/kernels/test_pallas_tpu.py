@@ -29,6 +29,11 @@ INTERPRETER = pltpu.InterpretParams(detect_races=True)
 # On two cores samples meet on what they share; slow, so only where there are more than a step's.
 TWO_CORES = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
 
+# 196 tokens take half a minute. CI has 257 of a narrow head: more tiles, and a second span.
+BI_CASES = [
+    pytest.param(shape, id=str(shape), marks=pytest.mark.slow if shape == (1, 196, 1, 80) else ())
+    for shape in CASES
+]
 # Two tiles and four, the last cut short, are among them; 257 tokens are two spans.
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 49, 2, 80), (1, 257, 1, 4))
 
@@ -89,7 +94,7 @@ def _in_every_regime(function, names, shape):
     return [np.stack(arrays) for arrays in zip(*each, strict=True)]
 
 
-@pytest.mark.parametrize("shape", CASES, ids=str)
+@pytest.mark.parametrize("shape", BI_CASES)
 def test_both_directions(shape, watched):
     results = _in_every_regime(_value_and_gradients(INTERPRETER), "rkvwug", shape)
     assert_close(results, judged_bi(shape), NAMES[:6], tolerance=3e-6)
