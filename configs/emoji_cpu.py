@@ -40,7 +40,7 @@ config = RunConfig(
     batch_size=256,
     steps=580,  # 148,480 pictures, 26 epochs
     # The recipe's decay of 0.2 is for 118,000 steps.
-    optimizer=OptimizerConfig(peak_learning_rate=2e-3, weight_decay=0.35),
+    optimizer=OptimizerConfig(peak_learning_rate=1.8e-3, weight_decay=0.35),
     positives="concept",  # five artists draw the same concept: their texts are right for each other
     checkpoint=CheckpointConfig(every=290),
     eval=OPEN_EMOJI_EVAL,

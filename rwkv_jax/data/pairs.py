@@ -163,8 +163,13 @@ def _draw_text(
 
 
 def _draw_items(text: str, rng: np.random.Generator) -> str:
-    """Half or more of a list's items, in random order: "a, b, c," -> "c, a"; "" of "," alone."""
+    """A list as it stands, or as often half or more of its items: "a, b, c," -> "c, a".
+
+    Of "," alone "". A part is in random order; empty items are left out of whole lists too.
+    """
     items = [item for each in text.split(",") if (item := each.strip())]
+    if rng.random() < 0.5:
+        return ", ".join(items)
     count = int(rng.integers((len(items) + 1) // 2, len(items) + 1))
     return ", ".join(items[i] for i in rng.permutation(len(items))[:count])
 

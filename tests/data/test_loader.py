@@ -105,16 +105,20 @@ def test_texts_are_drawn_by_the_kinds_probabilities(probabilities, share):
     assert abs(red - (1 - share) / 2) < 0.06
 
 
-def test_half_of_a_list_or_more_is_drawn_in_any_order():
+def test_a_list_is_drawn_whole_or_half_of_it_and_more_in_any_order():
     texts = {"tags": ("a, b,, c, ",), "label": ("d, e",)}
     config = LoaderConfig(image_size=4, context_length=8, list_kinds=("tags",))
     with loader(PictureSource(texts=texts), config) as batches:
-        ids = np.concatenate([batch["text"] for batch in take(batches, 60)])
+        ids = np.concatenate([batch["text"] for batch in take(batches, 120)])
     drawn = {tuple(row) for row in ids}
     lists = (*permutations("abc", 2), *permutations("abc"))  # 6 of two, 6 of three
     assert drawn == {
         tuple(row) for row in Tokenizer(8)([*(", ".join(each) for each in lists), "d, e"])
     }
+    # Half of the tags, and of the other half every second is whole, one of six orders: 0.54.
+    tags = ids[(ids != Tokenizer(8)(["d, e"])).any(axis=1)]
+    whole = (tags == Tokenizer(8)(["a, b, c"])).all(axis=1).mean()
+    assert abs(whole - 13 / 24) < 0.08
 
 
 def test_restoring_gives_the_batches_that_would_have_come():
