@@ -15,8 +15,8 @@ from rwkv_jax.evaluation.probe.rows import lay_out, second_moments
 
 MOST_STEPS = 1000  # Radford et al. 2021, appendix A.3
 TOLERANCE = 1e-6  # of the objective: the next step's promise; float32 sees no less
-# To tell strengths apart. Reached objectives are still below those of scikit-learn's own tolerance
-# (docs/probe_bench.md), in half the time.
+# To tell strengths apart: objectives are at most 5e-5 above those that scikit-learn's own tolerance
+# reaches, and mostly below (docs/probe_bench.md), in half the time of TOLERANCE.
 SEARCH_TOLERANCE = 1e-5
 MEMORY = 4 * 2**30  # bytes a device may spend on fits beside the rows
 TOGETHER = 7  # fits of the search's first round, and of any round of a small problem: one program
