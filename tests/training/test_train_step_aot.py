@@ -6,18 +6,17 @@ Minutes: run by `make test-slow`.
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from rwkv_jax.models import ClipConfig, abstract_params, model_graphdef, rwkv_clip_b32
+from rwkv_jax.config import DataConfig, RunConfig
+from rwkv_jax.data.config import LoaderConfig
+from rwkv_jax.evaluation.config import EvalConfig
+from rwkv_jax.models import ClipConfig, rwkv_clip_b32
 from rwkv_jax.models.config import Remat
-from rwkv_jax.training.config import LossConfig, OptimizerConfig
-from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from rwkv_jax.training.sharding import batch_sharding, replicated
-from rwkv_jax.training.state import TrainState
-from rwkv_jax.training.update import TrainStep, make_train_step
+from rwkv_jax.training.setup import set_up
 from rwkv_kernels.gpu import topology as gpu_topology
 from rwkv_kernels.tpu import topology as tpu_topology
 
@@ -26,54 +25,27 @@ pytestmark = [pytest.mark.aot, pytest.mark.slow]
 BATCH_PER_CHIP = 256
 
 
-def _two_layers(remat: Remat) -> ClipConfig:
-    """B/32; blocks are scanned, so two layers a tower make the program that twelve make."""
+def _lowered(remat: Remat, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
+    """B/32's step; blocks are scanned, so two layers a tower make the program that twelve make."""
     b32 = rwkv_clip_b32()
-    return dataclasses.replace(
-        b32,
-        image=dataclasses.replace(b32.image, depth=2, remat=remat),
-        text=dataclasses.replace(b32.text, depth=2, remat=remat),
+    config = RunConfig(
+        model=ClipConfig(
+            dataclasses.replace(b32.image, depth=2, remat=remat),
+            dataclasses.replace(b32.text, depth=2, remat=remat),
+        ),
+        data=DataConfig("none", "train", LoaderConfig(image_size=224, context_length=77)),
+        batch_size=BATCH_PER_CHIP * len(devices),
+        steps=100,
+        eval=EvalConfig(),
     )
-
-
-def _lowered(config: ClipConfig, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
-    optimizer = make_optimizer(OptimizerConfig(), steps=100)
-    step: TrainStep = make_train_step(
-        model_graphdef(config, jnp.bfloat16),
-        optimizer,
-        learning_rate_schedule(OptimizerConfig(), steps=100),
-        rules=OptimizerConfig(),
-        loss=LossConfig(),
-        positives="pair",
-        seed=0,
-        mesh=mesh,
-        state_sharding=replicated(mesh),
-    )
-
-    def on_chips(tree, sharding):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    params = abstract_params(config)
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(optimizer.init, params)
-    )
-    B = BATCH_PER_CHIP * mesh.size
-    size, length = config.image.image_size, config.text.context_length
-    batch = {
-        "image": jax.ShapeDtypeStruct((B, size, size, 3), jnp.uint8),
-        "text": jax.ShapeDtypeStruct((B, length), jnp.int32),
-        "concept": jax.ShapeDtypeStruct((B,), jnp.int32),
-        "kind": jax.ShapeDtypeStruct((B,), jnp.int32),
-    }
-    return step.lower(on_chips(state, replicated(mesh)), on_chips(batch, batch_sharding(mesh)))
+    setup = set_up(config, devices)
+    return setup.step.lower(setup.state_like, setup.batch_like)
 
 
 @pytest.mark.parametrize("remat", ["block", "dots"])
 def test_tpu_kernels_stand_in_the_step_without_relayouts(remat: Remat):
-    mesh = tpu_topology.mesh("v5e:2x2", devices=4)
-    program = _lowered(_two_layers(remat), mesh).compile().as_text()
+    devices = tpu_topology.mesh("v5e:2x2", devices=4).devices.flat
+    program = _lowered(remat, list(devices)).compile().as_text()
     lines = program.splitlines()
     kernels = [
         re.match(r" *(?:ROOT )?%(\w+)", line)[1] for line in lines if '"tpu_custom_call"' in line
@@ -101,7 +73,7 @@ def _is_relayout(line: str, size: int) -> bool:
 def test_gpu_kernels_stand_in_the_step_without_relayouts():
     # Without a GPU nothing can be tried out, so matrix products are left to cuBLAS as they are.
     options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
-    lowered = _lowered(_two_layers("block"), gpu_topology.mesh())
+    lowered = _lowered("block", list(gpu_topology.mesh().devices.flat))
     program = lowered.compile(compiler_options=options).as_text()
     defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
     calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]

@@ -55,8 +55,9 @@ def texts_of(
         texts[kind] = texts.get(kind, ()) + tuple(_clean(table.find(key), notes))
     texts = {kind: tuple(dict.fromkeys(found)) for kind, found in texts.items() if found}
     if not texts:
-        looked = ", ".join([*named, *side]) or "no field that is known to hold texts"
-        raise Rejected("no text", f"none of {looked}; it has the fields {sorted(fields)[:20]}")
+        looked = ", ".join([*named, *side])
+        missing = f"none of {looked}" if looked else "no field is known to hold texts"
+        raise Rejected("no text", f"{missing}; it has the fields {sorted(fields)[:20]}")
     for kind, found in texts.items():
         notes[f"texts of {kind}"] += len(found)
     return texts
