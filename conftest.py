@@ -17,13 +17,6 @@ for root in (ROOT, ROOT / "kernels"):
 # cores none is left for the other to come.
 os.environ.setdefault("PJRT_NPROC", "4")
 
-# A worker keeps to a core of its own: threads of several that wait by spinning cost a fifth of the
-# time on two cores.
-_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
-if _WORKER and hasattr(os, "sched_setaffinity"):
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(_WORKER.removeprefix("gw")) % len(cores)]})
-
 # Nothing here is about speed, and most of a test's time is compiling: LLVM's optimiser is half of
 # that, and programs that took long are kept for the next test, process and run. Not beside the
 # compilers of TPUs and GPUs, whose own output is looked at.
