@@ -39,7 +39,8 @@ config = RunConfig(
     ),
     batch_size=256,
     steps=580,  # 148,480 pictures, 26 epochs
-    # The recipe's decay of 0.2 is for 118,000 steps.
+    # The recipe's decay of 0.2 is for 118,000 steps. 1.5e-3 found new concepts worse, 3e-3 new
+    # pictures of known ones (docs/LOG.md, one run each).
     optimizer=OptimizerConfig(peak_learning_rate=1.8e-3, weight_decay=0.35),
     positives="concept",  # five artists draw the same concept: their texts are right for each other
     checkpoint=CheckpointConfig(every=290),

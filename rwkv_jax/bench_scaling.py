@@ -88,7 +88,7 @@ def messages(case: Case, run: DryRun) -> list[str]:
         found = [(x, count) for x, count in run.cost.collectives.items() if x.kind == kind]
         largest = max(x.payload for x, _ in found)
         cells = (
-            f"{_model(case)}, {run.topology.name}, {run.config.loss.form}",
+            f"{_model(case)}, {run.topology.name}, {run.config.batch_size:,} pairs",
             kind,
             sum(count for _, count in found),
             f"{run.cost.sent_bytes(kind) / 1e6:,.1f} MB",
