@@ -1,5 +1,6 @@
 """Puts the two source roots on the path: the tests run from a checkout that is not installed."""
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -18,12 +19,14 @@ for root in (ROOT, ROOT / "kernels"):
 os.environ.setdefault("PJRT_NPROC", "4")
 
 # Nothing here is about speed, and most of a test's time is compiling: LLVM's optimiser is half of
-# that, and programs that took long are kept for the next test, process and run. Not beside the
-# compilers of TPUs and GPUs, whose own output is looked at.
+# that, XLA's emitter of fusions (which JAX 0.11 has no choice of) a third of what is left, and
+# programs that took long are kept for the next test, process and run. Not beside the compilers of
+# TPUs and GPUs, whose own output is looked at.
 if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):
-    os.environ["XLA_FLAGS"] = (
-        f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
-    )
+    quick = ["--xla_backend_optimization_level=0"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        quick.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quick]).strip()
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "rwkv_jax_test_cache")
     )

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from rwkv_jax.compiler_options import compiler_options
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import RwkvClip
 from rwkv_jax.models.params import bind
@@ -150,11 +151,14 @@ def make_train_step(
             metrics["train/logit_bias"] = params["logit_bias"]
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
+    with jax.set_mesh(mesh):  # the platform is the mesh's
+        options = compiler_options()
     compiled = jax.jit(
         step,
         in_shardings=(state_sharding, batch_sharding(mesh)),
         out_shardings=(state_sharding, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=options,
     )
 
     return TrainStep(compiled, mesh)

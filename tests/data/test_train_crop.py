@@ -53,6 +53,20 @@ def test_a_crop_of_the_whole_is_the_resized_picture(form):
     np.testing.assert_allclose(crop, blocks.mean(axis=(1, 3)), atol=0.51 if form == "PNG" else 3)
 
 
+def test_a_small_png_is_decoded_once_and_crops_as_the_first_time():
+    data, other, photo = (encoded(gradient(n, 72), "PNG") for n in (72, 71, 256))
+    train_crop._decode_small.cache_clear()
+    for _ in range(2):
+        for each in (data, other, photo):
+            crop = decode_train_crop(each, 32, np.random.default_rng(7), **PAPER)
+            expected = whole_way(each, 32, np.random.default_rng(7), **PAPER)
+            np.testing.assert_allclose(crop, expected, atol=1)
+    kept = train_crop._decode_small.cache_info()
+    assert (kept.hits, kept.misses) == (2, 2)  # the photograph is too large
+    with pytest.raises(ImageError, match="damaged"):
+        decode_train_crop(data[:200], 32, np.random.default_rng(7), **PAPER)
+
+
 def test_a_thin_picture_gives_its_middle():
     image = np.zeros((10, 1000, 3), np.uint8)
     image[:, 490:510] = 255

@@ -1,6 +1,10 @@
 """A folder of pictures with texts, as a person has one, and runs of train.py upon it."""
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +30,37 @@ def write_pictures(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of one call of pytest have."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Other workers wait here until this one is through."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def pictures(shared: Path) -> Path:
     """A dataset; see `write_pictures`."""
-    folder = tmp_path_factory.mktemp("pictures")
-    write_pictures(folder)
+    folder = shared / "pictures"
+    with alone(shared / "pictures.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            write_pictures(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(pictures: Path, shared: Path) -> Path:
     """The workdir of a run that nothing interrupted."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = run(train_command(pictures, workdir, "--profile", "3", "4"))
-    assert done.returncode == 0, done.stderr[-3000:]
+    workdir = shared / "finished"
+    with alone(shared / "finished.lock"):
+        if not workdir.exists():
+            done = run(train_command(pictures, workdir, "--profile", "3", "4"))
+            assert done.returncode == 0, done.stderr[-3000:]
     return workdir
