@@ -19,9 +19,9 @@ for root in (ROOT, ROOT / "kernels"):
 os.environ.setdefault("PJRT_NPROC", "4")
 
 # Nothing here is about speed, and most of a test's time is compiling: LLVM's optimiser is half of
-# that, XLA's emitter of fusions (which JAX 0.11 has no choice of) a third of what is left, and
-# programs that took long are kept for the next test, process and run. Not beside the compilers of
-# TPUs and GPUs, whose own output is looked at.
+# that, XLA's emitter of fusions (of which JAX 0.11 leaves no choice) up to half of what is left,
+# and programs that took long are kept for the next test, process and run. Not beside the compilers
+# of TPUs and GPUs, whose own output is looked at.
 if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):
     quick = ["--xla_backend_optimization_level=0"]
     if importlib.metadata.version("jaxlib").startswith("0.10."):

@@ -16,7 +16,8 @@ _ON_A_CPU = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters":
 def compiler_options() -> dict[str, bool | int]:
     """`jax.jit`'s, for the platform of the mesh that is set; what XLA_FLAGS says of one stands.
 
-    Empty but on a CPU, and from JAX 0.11 on, which has one emitter only.
+    Empty but on a CPU, and from JAX 0.11 on, which refuses the emitter's name (and where level 1
+    was not measured).
     """
     if platform() != "cpu" or jax.__version_info__ >= (0, 11):
         return {}

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_images
 
 from rwkv_jax.data import decode, train_crop
@@ -55,14 +56,18 @@ def test_a_crop_of_the_whole_is_the_resized_picture(form):
 
 def test_a_small_png_is_decoded_once_and_crops_as_the_first_time():
     data, other, photo = (encoded(gradient(n, 72), "PNG") for n in (72, 71, 256))
+    # A text of 40,000 random bytes, which would be kept with the picture.
+    described = PngInfo()
+    described.add_text("comment", np.random.default_rng(0).bytes(40_000).hex())
+    heavy = encoded(gradient(72, 72), "PNG", pnginfo=described)
     train_crop._decode_small.cache_clear()
     for _ in range(2):
-        for each in (data, other, photo):
+        for each in (data, other, photo, heavy):
             crop = decode_train_crop(each, 32, np.random.default_rng(7), **PAPER)
             expected = whole_way(each, 32, np.random.default_rng(7), **PAPER)
             np.testing.assert_allclose(crop, expected, atol=1)
     kept = train_crop._decode_small.cache_info()
-    assert (kept.hits, kept.misses) == (2, 2)  # the photograph is too large
+    assert (kept.hits, kept.misses) == (2, 2)  # neither the photograph nor the long text
     with pytest.raises(ImageError, match="damaged"):
         decode_train_crop(data[:200], 32, np.random.default_rng(7), **PAPER)
 

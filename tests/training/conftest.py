@@ -49,8 +49,8 @@ def pictures(shared: Path) -> Path:
     """A dataset; see `write_pictures`."""
     folder = shared / "pictures"
     with alone(shared / "pictures.lock"):
-        if not folder.exists():
-            folder.mkdir()
+        if not (folder / "texts.jsonl").exists():  # written last
+            folder.mkdir(exist_ok=True)
             write_pictures(folder)
     return folder
 
@@ -60,7 +60,7 @@ def finished(pictures: Path, shared: Path) -> Path:
     """The workdir of a run that nothing interrupted."""
     workdir = shared / "finished"
     with alone(shared / "finished.lock"):
-        if not workdir.exists():
+        if not (workdir / "report.html").exists():  # written last: no run that failed passes
             done = run(train_command(pictures, workdir, "--profile", "3", "4"))
             assert done.returncode == 0, done.stderr[-3000:]
     return workdir

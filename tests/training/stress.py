@@ -160,9 +160,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    os.environ["XLA_FLAGS"] = (
-        "--xla_backend_optimization_level=0"  # compiling is not what it is for
-    )
     random.seed(arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="rwkv_stress_"))
     pictures = folder / "pictures"

@@ -21,7 +21,7 @@ def assert_same_losses(workdir: Path, finished: Path) -> None:
     several, one = losses(workdir), losses(finished)
     assert several.keys() == one.keys()
     # Sums run in another order over several processes, and twenty updates let that grow.
-    np.testing.assert_allclose([several[s] for s in one], list(one.values()), rtol=1e-4)
+    np.testing.assert_allclose([several[s] for s in one], list(one.values()), rtol=1e-5)
 
 
 def test_two_processes_give_the_losses_of_one(finished: Path, pictures: Path, tmp_path: Path):

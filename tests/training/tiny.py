@@ -22,8 +22,10 @@ def train_command(pictures: Path, workdir: Path, *overrides: str) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     """What a subprocess of a checkout that is not installed needs; all share one compile cache."""
-    # The tests' own flags, which compile quickly, and those asked for.
-    more["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {more.get('XLA_FLAGS', '')}"
+    # The root's conftest.py sets none beside the compilers of TPUs and GPUs, and is not read by
+    # stress.py. Quick to compile there, too: LLVM's optimiser is half of a tiny run's time.
+    flags = os.environ.get("XLA_FLAGS") or "--xla_backend_optimization_level=0"
+    more["XLA_FLAGS"] = f"{flags} {more.get('XLA_FLAGS', '')}"
     return os.environ | {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}",
         "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "rwkv_jax_test_cache"),
