@@ -71,8 +71,9 @@ def started(config: OptimizerConfig, micro_batches: int = 1) -> tuple[TrainStep,
 def two_steps():
     """States before, between and after two steps with all of it, one compilation."""
     config = OptimizerConfig(peak_learning_rate=0.1, frozen="image", clip_norm=1e-3, ema_decay=0.15)
-    step, state, batch = started(config)
-    states, metrics = [jax.tree.map(jnp.copy, state)], {}
+    step, first, batch = started(config)
+    # The step takes what it is given, and a worker may come back to this module.
+    state, states, metrics = jax.tree.map(jnp.copy, first), [first], {}
     for _ in range(2):
         state, metrics = step(state, batch)
         states.append(jax.tree.map(jnp.copy, state))
