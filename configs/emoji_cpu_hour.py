@@ -1,4 +1,4 @@
-"""Open emoji in about an hour on two CPU cores: the demo with patches of 4, and more steps.
+"""Open emoji in about an hour on two CPU cores: patches of 4, a larger model, and more steps.
 
 A patch of 8 x 8 pixels sees an outline only whole; 64 patches of 4 leave it to the token shift and
 the WKV to put outlines together, which is what a small convolutional net does.
@@ -12,16 +12,21 @@ from rwkv_jax.data.config import ColourConfig
 from rwkv_jax.training.config import CheckpointConfig
 
 CONTEXT = 24  # the tags' median is 13 tokens
+WIDTH = 128
 
 _demo = emoji_cpu.config
 
 config = dataclasses.replace(
     _demo,
     model=dataclasses.replace(
-        # (32 / 4)^2 = 64 patches
         _demo.model,
-        image=dataclasses.replace(_demo.model.image, patch_size=4, drop_path=0.2),
-        text=dataclasses.replace(_demo.model.text, context_length=CONTEXT),
+        # (32 / 4)^2 = 64 patches
+        image=dataclasses.replace(
+            _demo.model.image, patch_size=4, width=WIDTH, heads=4, depth=4, drop_path=0.2
+        ),
+        text=dataclasses.replace(
+            _demo.model.text, context_length=CONTEXT, width=WIDTH, heads=4, hidden=448
+        ),
     ),
     data=dataclasses.replace(
         _demo.data,

@@ -2,7 +2,7 @@
 
 Memory is that of RWKV-CLIP B/32's whole training step, compiled for a TPU chip that need not be
 there (extra `aot`) and for this machine's CPU; nothing of it is run. Time is measured on this
-machine, on the demo's model; the policies take turns.
+machine, on a small model; the policies take turns.
 
 python -m rwkv_jax.bench_remat [--device cpu] [--out FILE.md]
 """
@@ -29,7 +29,7 @@ from rwkv_kernels.bench import machine, save
 
 POLICIES: tuple[Remat, ...] = typing.get_args(Remat)
 PAIRS = 128  # of the model below; memory is that of `bench_memory.training_step`
-# The demo's (configs/emoji_cpu.py).
+# One that a CPU trains in an hour (configs/emoji_cpu_hour.py, but for its patches).
 MODEL = ClipConfig(
     ImageConfig(
         image_size=32, patch_size=8, width=128, heads=4, depth=4, hidden_rate=4, drop_path=0.15
@@ -100,8 +100,9 @@ def main() -> None:
     median = {remat: statistics.median(of) for remat, of in times.items()}
     lines += [
         "\n## Time\n",
-        f"The demo's model, {PAIRS} pairs a step, float32, {machine()}. Medians of"
-        f" {options.rounds} rounds in which the policies take turns; in brackets the quickest.\n",
+        f"A small model (width 128, 4 + 1 blocks), {PAIRS} pairs a step, float32, {machine()}."
+        f" Medians of {options.rounds} rounds in which the policies take turns; in brackets the"
+        " quickest.\n",
         "| policy | seconds a step | beside none's |",
         "|---|---|---|",
     ]

@@ -1,7 +1,8 @@
 """How XLA compiles a training step where its own choice is the slower one: on a CPU.
 
-Measured on the demo's step (256 pairs, two cores, jax 0.10.2, the programs taking turns): LLVM at
-level 1 and fusions by XLA's older emitter take 0.91 of the time of the defaults, either alone 0.97.
+Measured on a small model (width 128, 4 + 1 blocks, 256 pairs, two cores, jax 0.10.2, the programs
+taking turns): LLVM at level 1 and fusions by XLA's older emitter take 0.91 of the time of the
+defaults, either alone 0.97.
 """
 
 import os

@@ -150,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    known = {shape.name: shape for shape in (*shapes.REAL, *shapes.DEMO)}
+    known = {shape.name: shape for shape in (*shapes.REAL, *shapes.SMALL)}
     chosen = [
         shape
         for name, shape in known.items()

@@ -22,8 +22,8 @@ IMAGE_B32 = WkvShape("image, B/32", 32, 49, 8, 80)  # 224 / 32 = 7 x 7 patches
 TEXT = WkvShape("text", 32, 77, 10, 64)
 IMAGE_B16 = WkvShape("image, B/16", 8, 196, 8, 80)  # 14 x 14 patches
 LONG = WkvShape("long", 2, 1024, 8, 80)
-DEMO_IMAGE = WkvShape("demo image", 128, 16, 4, 32)  # 32 px in patches of 8
-DEMO_TEXT = WkvShape("demo text", 128, 32, 4, 32)
+SMALL_IMAGE = WkvShape("small image", 128, 16, 4, 32)  # a model for a CPU: 32 px in patches of 8
+SMALL_TEXT = WkvShape("small text", 128, 32, 4, 32)
 
 REAL = (IMAGE_B32, TEXT, IMAGE_B16, LONG)
-DEMO = (DEMO_IMAGE, DEMO_TEXT)
+SMALL = (SMALL_IMAGE, SMALL_TEXT)
