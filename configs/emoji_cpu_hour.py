@@ -33,7 +33,9 @@ config = dataclasses.replace(
         loader=dataclasses.replace(
             _demo.data.loader,
             context_length=CONTEXT,
-            list_kinds=(),  # it was measured with whole lists
+            # What it was measured with: kinds of text in these shares, lists whole.
+            text_probabilities={"tags": 0.5, "label": 0.25, "name": 0.25},
+            list_kinds=(),
             # Artists differ in their palettes and shading, hardly in what has which colour.
             colour=ColourConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03),
         ),
