@@ -77,8 +77,8 @@ class LoaderConfig:
     # Probabilities that change during a run, instead of `text_probabilities`: piecewise linear
     # between these points, constant before the first and after the last.
     text_schedule: tuple[TextPoint, ...] = ()
-    # Kinds whose texts are lists set off by commas, such as tags: two times of three half of a
-    # list or more is drawn, in any order, so that no word stands beside the same others only.
+    # Kinds whose texts are lists set off by commas, such as tags: every other time half of a list
+    # or more is drawn, in any order, so that no word stands beside the same others only.
     list_kinds: tuple[str, ...] = ()
     # Random crop: share of the picture's area, and width / height.
     crop_area: tuple[float, float] = (0.7, 1.0)

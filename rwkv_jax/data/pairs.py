@@ -163,12 +163,12 @@ def _draw_text(
 
 
 def _draw_items(text: str, rng: np.random.Generator) -> str:
-    """A list as it stands, or twice as often half or more of its items: "a, b, c," -> "c, a".
+    """A list as it stands, or as often half or more of its items: "a, b, c," -> "c, a".
 
     Of "," alone "". A part is in random order; empty items are left out of whole lists too.
     """
     items = [item for each in text.split(",") if (item := each.strip())]
-    if rng.random() < 1 / 3:
+    if rng.random() < 0.5:
         return ", ".join(items)
     count = int(rng.integers((len(items) + 1) // 2, len(items) + 1))
     return ", ".join(items[i] for i in rng.permutation(len(items))[:count])
