@@ -29,7 +29,7 @@ from rwkv_kernels.bench import machine, save
 
 POLICIES: tuple[Remat, ...] = typing.get_args(Remat)
 PAIRS = 128  # of the model below; memory is that of `bench_memory.training_step`
-# One that a CPU trains in an hour (configs/emoji_cpu_hour.py, but for its patches).
+# As wide and deep as configs/emoji_cpu_hour.py, of fewer tokens.
 MODEL = ClipConfig(
     ImageConfig(
         image_size=32, patch_size=8, width=128, heads=4, depth=4, hidden_rate=4, drop_path=0.15
@@ -100,7 +100,8 @@ def main() -> None:
     median = {remat: statistics.median(of) for remat, of in times.items()}
     lines += [
         "\n## Time\n",
-        f"A small model (width 128, 4 + 1 blocks), {PAIRS} pairs a step, float32, {machine()}."
+        f"A small model (width {MODEL.image.width}, {MODEL.image.depth} + {MODEL.text.depth}"
+        f" blocks), {PAIRS} pairs a step, float32, {machine()}."
         f" Medians of {options.rounds} rounds in which the policies take turns; in brackets the"
         " quickest.\n",
         "| policy | seconds a step | beside none's |",
