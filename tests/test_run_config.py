@@ -40,7 +40,7 @@ def test_dotted_overrides_reach_their_fields():
 
 
 def test_a_run_that_an_earlier_version_began_goes_on():
-    now = load_config(CONFIGS / "emoji_cpu.py").to_dict()
+    now = load_config(CONFIGS / "emoji_cpu_hour.py").to_dict()
     assert now["optimizer"]["beta1_peak"] == 0.85  # what the optimizer takes, not "its own"
     then = json.loads(json.dumps(now))
     then["model"]["image"]["remat"] = then["model"]["text"]["remat"] = False
@@ -53,7 +53,7 @@ def test_a_run_that_an_earlier_version_began_goes_on():
 
 
 def test_optimizers_and_rules_from_the_command_line():
-    config = load_config(CONFIGS / "emoji_cpu.py")
+    config = load_config(CONFIGS / "emoji_cpu_hour.py")
     changed = override(
         config,
         [
@@ -102,7 +102,7 @@ def test_a_sigmoid_loss_and_a_bias_go_together():
 def test_micro_batches_divide_the_batch():
     config = load_config(CONFIGS / "emoji_cpu.py")
     assert override(config, ["--micro-batches", "4"]).micro_batches == 4
-    with pytest.raises(ValueError, match=r"micro_batches = 3: .*divide batch_size = 256"):
+    with pytest.raises(ValueError, match=r"micro_batches = 3: .*divide batch_size = 128"):
         dataclasses.replace(config, micro_batches=3)
 
 
