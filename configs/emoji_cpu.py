@@ -42,8 +42,8 @@ config = RunConfig(
     ),
     batch_size=128,
     steps=1_200,  # 153,600 pictures, 26 epochs
-    # With Muon R@10 of a new artist is 3 to 8 points above AdamW's (docs/LOG.md). The recipe's decay
-    # of 0.2 is for 118,000 steps.
+    # R@10 of a new artist is 3 to 8 points above AdamW's (docs/LOG.md). The recipe's decay of 0.2
+    # is for 118,000 steps.
     optimizer=OptimizerConfig(name="muon", peak_learning_rate=2.5e-3, weight_decay=0.35),
     positives="concept",  # five artists draw the same concept: their texts are right for each other
     checkpoint=CheckpointConfig(every=600),
