@@ -40,7 +40,7 @@ def test_dotted_overrides_reach_their_fields():
 
 
 def test_a_run_that_an_earlier_version_began_goes_on():
-    now = load_config(CONFIGS / "emoji_cpu_hour.py").to_dict()
+    now = load_config(CONFIGS / "emoji_gpu.py").to_dict()
     assert now["optimizer"]["beta1_peak"] == 0.85  # what the optimizer takes, not "its own"
     then = json.loads(json.dumps(now))
     then["model"]["image"]["remat"] = then["model"]["text"]["remat"] = False
@@ -53,7 +53,7 @@ def test_a_run_that_an_earlier_version_began_goes_on():
 
 
 def test_optimizers_and_rules_from_the_command_line():
-    config = load_config(CONFIGS / "emoji_cpu_hour.py")
+    config = load_config(CONFIGS / "emoji_gpu.py")
     changed = override(
         config,
         [
