@@ -23,7 +23,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from rwkv_jax.checksums import find_damage, write_checksums
-from rwkv_jax.distributed import on_any_process
+from rwkv_jax.distributed import has_lost_others, on_any_process
 from rwkv_jax.training.config import CheckpointConfig
 from rwkv_jax.training.state import TrainState
 
@@ -103,6 +103,8 @@ class RunCheckpoints:
             yield
         # Orbax has no error type of its own: a full disk arrives as what TensorStore raises.
         except Exception as error:
+            if has_lost_others(error):
+                raise  # no disk's fault: saving asks all processes
             self._manager.reload()
             raise CheckpointError(
                 f"the checkpoint of step {self._writing} could not be written to {self.directory}"
