@@ -33,8 +33,5 @@ def test_four_devices_find_what_one_finds(run_folder, tmp_path):
     assert one.keys() == four.keys()
     assert len(one) == 5
     for name, figures in one.items():
-        assert figures.keys() == four[name].keys()
-        for figure, value in figures.items():
-            # one picture of 6 to 20, where two answers are as near as rounding
-            one_picture = 0.5 if figure.endswith("median_rank") else 0.17
-            assert value == pytest.approx(four[name][figure], abs=one_picture), (name, figure)
+        # a picture more or less of 12 to 20, where two answers are as near as rounding
+        assert figures == pytest.approx(four[name], abs=0.1), name
