@@ -1,6 +1,6 @@
-"""Open emoji in about an hour on two CPU cores: patches of 4, a larger model, and more steps.
+"""Open emoji on two CPU cores with patches of 4, a larger model and more steps.
 
-On newer cores half of that (README).
+33 minutes on newer cores (README); on older ones, by the demo's speed there, an hour and a half.
 
 A patch of 8 x 8 pixels sees an outline only whole; 64 patches of 4 leave it to the token shift and
 the WKV to put outlines together, which is what a small convolutional net does.

@@ -101,9 +101,14 @@ _SIGNS_OF_LOSS = ("gloo", "nccl", "heartbeat", "coordination service", "unavaila
 
 
 def has_lost_others(error: BaseException) -> bool:
-    """Whether `error` came from another process's end, not from this one."""
+    """Whether `error` came from another process's end, not from this one.
+
+    A disk's error did not, whatever words and paths it names; TensorStore's bears `os_error_code`.
+    """
     text = str(error).lower()
-    return jax.process_count() > 1 and any(sign in text for sign in _SIGNS_OF_LOSS)
+    if jax.process_count() == 1 or isinstance(error, OSError) or "os_error_code" in text:
+        return False
+    return any(sign in text for sign in _SIGNS_OF_LOSS)
 
 
 def leave(message: str) -> NoReturn:

@@ -98,13 +98,16 @@ class RunCheckpoints:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Says in one sentence what could not be written, and what there is instead."""
+        """Says in one sentence what could not be written, and what there is instead.
+
+        The end of another process, without which nothing is saved either, passes as it is.
+        """
         try:
             yield
         # Orbax has no error type of its own: a full disk arrives as what TensorStore raises.
         except Exception as error:
             if has_lost_others(error):
-                raise  # no disk's fault: saving asks all processes
+                raise
             self._manager.reload()
             raise CheckpointError(
                 f"the checkpoint of step {self._writing} could not be written to {self.directory}"

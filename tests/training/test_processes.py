@@ -4,11 +4,12 @@ import json
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny import finish, run, run_processes, start_processes, train_command, wait_for_step
 
-from rwkv_jax.distributed import Cluster, ProcessesError
+from rwkv_jax.distributed import Cluster, ProcessesError, has_lost_others
 from rwkv_jax.weights import whole_steps
 
 
@@ -90,6 +91,26 @@ def test_processes_that_disagree_are_refused(pictures: Path, tmp_path: Path):
         assert "configuration of process 1 differ(s) from process 0's" in done.stderr
         assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        # as met when a process was killed while another saved
+        (ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer"), True),
+        (RuntimeError("UNAVAILABLE: failed to connect to all addresses"), True),
+        # TensorStore's, of a locked file on NFS; Python's, of a folder with such a name
+        (ValueError("UNAVAILABLE: Error writing local file [os_error_code='11']"), False),
+        (OSError(28, "No space left on device", "runs/barrier/meta"), False),
+        (ValueError("Error writing local file: File too large [os_error_code='27']"), False),
+    ],
+)
+def test_a_lost_process_is_told_from_a_full_disk(
+    error: Exception, lost: bool, monkeypatch: pytest.MonkeyPatch
+):
+    assert not has_lost_others(error)  # alone
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert has_lost_others(error) is lost
 
 
 @pytest.mark.parametrize(
