@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
 from rwkv_jax.data.catalog import open_dataset, open_mixture
 from rwkv_jax.data.config import LoaderConfig, MixturePart
 from rwkv_jax.data.records import Source
@@ -218,6 +216,8 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
     Raises:
         ConfigError: a value is out of its range; the message names the field.
     """
+    import tyro  # here: whoever overrides nothing needs no parser of command lines
+
     try:
         return tyro.cli(RunConfig, default=config, args=list(arguments), prog="train.py")
     except ValueError as error:

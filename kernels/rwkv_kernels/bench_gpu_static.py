@@ -1,7 +1,7 @@
 """What the Hopper kernels take on paper: registers, spills and shared memory, without a GPU.
 
 A block of 128 threads has up to 255 registers a thread; what does not fit is spilled to memory. How
-many blocks share a multiprocessor follows: it has 65,536 registers and 227 KiB of shared memory.
+many blocks share a multiprocessor follows: it has 65,536 registers and 228 KiB of shared memory.
 
 Needs the extra `aot`: python -m rwkv_kernels.bench_gpu_static [--out FILE.md]
 """
@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rwkv_kernels.bench import save
 from rwkv_kernels.gpu import topology
-from rwkv_kernels.gpu.plan import SHARED_MEMORY, TILE, Plan
+from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling, default
 from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6
 
@@ -36,6 +36,7 @@ SHAPES = (
 MULTIPROCESSORS = 132
 _THREADS = 128  # of a warpgroup
 _REGISTERS = 65536  # of a multiprocessor
+_SHARED_MEMORY = 228 * 1024  # of a multiprocessor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +119,15 @@ class Occupancy:
 def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
     """heads: B * H."""
     what = "states" if kernel.name == "wkv6_segments" else kernel.name.removeprefix("wkv6_")
-    shared, warpgroups = plan.shared_memory(what), len(plan.widths(what))
-    fit = min(SHARED_MEMORY // shared, _REGISTERS // (_THREADS * warpgroups * kernel.registers))
+    shared, warpgroups = plan.shared_memory(what), 1
     each = plan.tiles
     if what == "states":
         each = plan.tiling.sweep_blocks * plan.tiling.sweep_segments
+    elif plan.paired:
+        each, warpgroups = 1, 2
+    # Barriers are a few bytes more, and each block takes 1 KiB for itself.
+    registers = _THREADS * warpgroups * -(-kernel.registers // 8) * 8  # given out in eights
+    fit = min(_SHARED_MEMORY // (shared + 1024 + 64), _REGISTERS // registers)
     return Occupancy(warpgroups, shared, fit, heads * each)
 
 

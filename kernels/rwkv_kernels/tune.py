@@ -1,8 +1,9 @@
 """The quickest tile choices for the Hopper kernels, found by trying: `make tune`.
 
-Each kernel's choices are tried one kernel after the other, value and gradients timed as a whole by
-the GPU's own clock (CUPTI), medians of calls after one that is not timed. What is quickest goes to
-`gpu/tuned.json`, where every later call of that device, shape and dtype finds it.
+What can be chosen is how a sequence is swept for the states between its tiles; one of up to two
+tiles has none. Value and gradients are timed as a whole by the GPU's own clock (CUPTI), medians of
+calls after one that is not timed. What is quickest goes to `gpu/tuned.json`, where every later call
+of that device, shape and dtype finds it.
 
 Without a GPU nothing can be timed. `--static` ranks the choices by what the compiler makes of them
 (extra `aot`): no spills first, then the most warps that are at work on a multiprocessor. That is
@@ -26,17 +27,20 @@ from rwkv_kernels.bench import arguments, save
 from rwkv_kernels.bench_gpu import SHAPES, milliseconds
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.tiling import Tiling, families
+from rwkv_kernels.gpu.tiling import Tiling
+from rwkv_kernels.gpu.tiling import choices as tiling_choices
 from rwkv_kernels.platforms import device_kind, platform
 from rwkv_kernels.shapes import WkvShape
 
 Shape = tuple[int, int, int, int]
 
 
-def choices(shape: Shape, tiling: Tiling, kernel: str) -> list[Tiling]:
-    """Those of a kernel that fit into shared memory, `tiling` first; none if it is not needed."""
+def choices(shape: Shape, tiling: Tiling) -> list[Tiling]:
+    """Those that fit into shared memory, `tiling` first; it alone if there are no states."""
     _, T, _, N = shape
-    every = families(tiling, N, -(-T // TILE)).get(kernel, [])
+    if not Plan(T, N, False, tiling).stateful:
+        return [tiling]
+    every = tiling_choices(tiling, N, -(-T // TILE))
     return [x for x in every if not Plan(T, N, False, x).unservable()]
 
 
@@ -53,23 +57,22 @@ def measure(shape: Shape, tiling: Tiling, calls: int) -> float:
 
 
 def search(shape: Shape, calls: int) -> Tiling:
-    """The quickest choice: kernel by kernel, the others as they were found before."""
-    best = bench_gpu_static.default_tiling(shape)
-    for kernel in ("forward", "backward", "states"):
-        times = {x: measure(shape, x, calls) for x in choices(shape, best, kernel)}
-        for x, time in times.items():
-            print(f"{list(shape)} {kernel}: {time:.3f} ms, {x}", flush=True)
-        best = min(times, key=times.__getitem__, default=best)
-    return best
+    """The quickest choice."""
+    tried = choices(shape, bench_gpu_static.default_tiling(shape))
+    if len(tried) == 1:
+        return tried[0]
+    times = {x: measure(shape, x, calls) for x in tqdm.tqdm(tried, str(list(shape)), leave=False)}
+    for x, time in times.items():
+        print(f"{list(shape)}: {time:.3f} ms, {x}", flush=True)
+    return min(times, key=times.__getitem__)
 
 
-def cost(shape: Shape, tiling: Tiling, kernel: str) -> tuple[int, int]:
+def cost(shape: Shape, tiling: Tiling) -> tuple[int, int]:
     """Spilled bytes a thread, and the negative of how many warps work on a multiprocessor."""
     B, T, H, N = shape
-    names = {"wkv6_states", "wkv6_segments"} if kernel == "states" else {f"wkv6_{kernel}"}
     spilled, warps = 0, []
     for x in bench_gpu_static.compiled(shape, tiling):
-        if x.name not in names:
+        if x.name not in ("wkv6_states", "wkv6_segments"):
             continue
         how = bench_gpu_static.occupancy(Plan(T, N, False, tiling), B * H, x)
         here = min(how.fit, how.blocks / bench_gpu_static.MULTIPROCESSORS)
@@ -79,14 +82,15 @@ def cost(shape: Shape, tiling: Tiling, kernel: str) -> tuple[int, int]:
 
 
 def rank(shape: Shape) -> None:
-    """Prints each kernel's choices, the best on paper first."""
-    tiling = bench_gpu_static.default_tiling(shape)
-    for kernel in ("forward", "backward", "states"):
-        tried = choices(shape, tiling, kernel)
-        costs = {x: cost(shape, x, kernel) for x in tqdm.tqdm(tried, kernel, leave=False)}
-        for x in sorted(costs, key=costs.__getitem__):
-            spilled, warps = costs[x]
-            print(f"{list(shape)} {kernel}: {spilled} bytes spilled, {-warps} warps, {x}")
+    """Prints the choices, the best on paper first."""
+    tried = choices(shape, bench_gpu_static.default_tiling(shape))
+    if len(tried) == 1:
+        print(f"{list(shape)}: nothing to choose")
+        return
+    costs = {x: cost(shape, x) for x in tqdm.tqdm(tried, str(list(shape)), leave=False)}
+    for x in sorted(costs, key=costs.__getitem__):
+        spilled, warps = costs[x]
+        print(f"{list(shape)}: {spilled} bytes spilled, {-warps} warps, {x}")
 
 
 def keep(path: Path, device: str, found: dict[Shape, Tiling]) -> None:

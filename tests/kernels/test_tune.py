@@ -15,7 +15,7 @@ H200 = "NVIDIA H200"
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"forward_warpgroups": 3}, "forward_warpgroups must be 1 or 2, got 3"),
+        ({"sweep_stages": 3}, "sweep_stages must be 1 or 2, got 3"),
         ({"sweep_stages": 0}, "sweep_stages must be a positive integer, got 0"),
         ({"sweep_blocks": 2.0}, "sweep_blocks must be a positive integer, got 2.0"),
     ],
@@ -34,48 +34,43 @@ def test_what_does_not_fit_a_call():
 
 
 def test_few_heads_are_cut_until_every_multiprocessor_has_a_block():
-    assert default(heads=2048, head_size=80, tiles=4) == Tiling()
+    assert default(heads=2048, head_size=80, tiles=4) == Tiling(sweep_stages=1)
     longest = default(heads=8, head_size=80, tiles=256)
     assert (longest.sweep_blocks, longest.sweep_segments) == (5, 4)  # 8 * 5 * 4 = 160 blocks
     assert default(heads=1, head_size=64, tiles=5).sweep_segments == 1  # a tile each: no gain
 
 
-def test_warpgroups_share_all_channels_in_sixteens():
-    for N in (64, 80, 96, 112):
-        for warpgroups in (1, 2):
-            widths = Plan(49, N, False, Tiling(warpgroups, warpgroups)).widths("backward")
-            assert sum(widths) == N
-            assert not any(width % 16 for width in widths)
-
-
-@pytest.mark.parametrize("shape", [(1024, 49, 8, 80), (1, 16384, 8, 80)], ids=str)
+@pytest.mark.parametrize("shape", [(1024, 196, 8, 80), (1, 16384, 8, 80)], ids=str)
 def test_choices_fit_and_begin_with_the_default(shape):
     _, T, _, N = shape
     first = tune.bench_gpu_static.default_tiling(shape)
-    for kernel in KERNELS:
-        choices = tune.choices(shape, first, kernel)
-        if kernel == "states" and T <= 64:
-            assert choices == []
-            continue
-        assert choices[0] == first
-        assert len(choices) == len(set(choices)) > 1
-        plans = [Plan(T, N, False, x) for x in choices]
-        assert all(plan.shared_memory(kernel) <= SHARED_MEMORY for plan in plans)
+    choices = tune.choices(shape, first)
+    assert choices[0] == first
+    assert len(choices) == len(set(choices)) > 1
+    plans = [Plan(T, N, False, x) for x in choices]
+    assert all(plan.shared_memory(kernel) <= SHARED_MEMORY for plan in plans for kernel in KERNELS)
+
+
+@pytest.mark.parametrize("T", [1, 49, 64, 65, 128])
+def test_up_to_two_tiles_there_is_nothing_to_choose(T):
+    shape = (1024, T, 8, 80)
+    first = tune.bench_gpu_static.default_tiling(shape)
+    assert tune.choices(shape, first) == [first]
 
 
 def test_table_is_kept_and_found(tmp_path, monkeypatch):
     path = tmp_path / tuned.FILE
-    shape, other = (1024, 49, 8, 80), (1024, 77, 10, 64)
-    tune.keep(path, H200, {shape: Tiling(2, 2), other: Tiling(1, 1)})
-    tune.keep(path, H200, {shape: Tiling(2, 1)})  # takes the place of the first
-    tune.keep(path, "NVIDIA H100 PCIe", {shape: Tiling(1, 2)})
+    shape, other = (1024, 196, 8, 80), (16, 1024, 10, 64)
+    tune.keep(path, H200, {shape: Tiling(5, 2), other: Tiling(1, 2)})
+    tune.keep(path, H200, {shape: Tiling(5, 1)})  # takes the place of the first
+    tune.keep(path, "NVIDIA H100 PCIe", {shape: Tiling(1, 4)})
     assert len(json.loads(path.read_text())) == 3
     monkeypatch.setattr(tuned.resources, "files", lambda package: tmp_path)
     tuned._table.cache_clear()
     try:
-        assert tuned.best(H200, shape) == Tiling(2, 1)
-        assert tuned.best(H200, other) == Tiling(1, 1)
-        assert tuned.best("NVIDIA GH200 480GB", shape) == default(8192, 80, 1)
+        assert tuned.best(H200, shape) == Tiling(5, 1)
+        assert tuned.best(H200, other) == Tiling(1, 2)
+        assert tuned.best("NVIDIA GH200 480GB", shape) == default(8192, 80, 4)
     finally:
         tuned._table.cache_clear()
 

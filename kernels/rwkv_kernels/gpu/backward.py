@@ -1,28 +1,25 @@
 """The backward kernel: gradients of r, k, v, w and u, a tile of a head in each block of the grid.
 
-Nothing but the inputs is read, and the states at the tile's borders. Of the scores A only those
-transposed are made, for dv = A^T g; the gradient dA = g v^T is made both ways, since a product
-takes its left operand from registers as it lies there.
-
-The gradients of r, k and w of a channel need that channel of r, k and w, and dA. So warpgroups
-share a head's channels. They meet when v and g are there, when dA is, and for dv, which sums over
-channels; the levels are each one's own. What is added up lies in shared memory: a product's sums
-take up to 40 of a thread's 255 registers, and several are held at once.
+Nothing but the inputs is read, and the states at the tile's borders. What is summed up over levels
+stays in registers: the gradients of r, k and log d take 120 of a thread's 255 for N = 80. All else
+lies in shared memory, where tokens as they came, tokens as products read them, and what is worked
+with take turns in the same rooms, so that two blocks fit on a multiprocessor.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from rwkv_kernels.gpu import masks, tile
+from rwkv_kernels.gpu import gradients, masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.gradients import Held, Rooms
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup, rounded
+from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup
 
 
 class Borders(NamedTuple):
@@ -56,141 +53,75 @@ def backward(
     """
     B, _, C = r.shape
     N = plan.head_size
-    wg = Warpgroup(plan, plan.widths("backward"), interpret)
-    any_state = any(x is not None for x in borders)
+    wg = Warpgroup(plan, N, 1 + plan.paired, interpret)
 
-    def own(width: int):
-        return {
-            "r_": wg.tokens(width, r.dtype),
-            "k_": wg.tokens(width, k.dtype),
-            "v_": wg.tokens(width, v.dtype),
-            "g_": wg.tokens(width, g.dtype),
-            "log_d": wg.operand(width, parts=2),
-            "dr_": wg.tokens(width, jnp.float32),
-            "dk_": wg.tokens(width, jnp.float32),
-            "A_T": wg.operand(TILE),
-            "X": wg.operand(width),
-            "Y": wg.operand(width),
-            "said": wg.operand(width, rows=N) if any_state else None,
-            "asked": wg.operand(width, rows=N) if any_state else None,
-        }
-
-    shared = {
-        "values": wg.operand(N),
-        "gradients": wg.operand(N),
-        "dA": wg.operand(TILE),
-        "dA_T": wg.operand(TILE),
-        "bits": wg.operand(TILE),
-        "rooms": [wg.tokens(width, jnp.float32) for width in wg.widths],
+    tile_, square = wg.operand(N), wg.operand(TILE)  # as they lie in shared memory
+    # In turn: tokens as they come, and what is held of them; what levels work in, the row of du,
+    # what states are read with, and what has been found.
+    came = (*(wg.tokens(N, x.dtype) for x in (r, k, v, g)), wg.tokens(N, jnp.float32))
+    held = Held(tile_, tile_, tile_, tile_, tile_, square, square)
+    rooms = Rooms(tile_, tile_, tile_, square)
+    row = (wg.tokens(N, jnp.float32),)
+    state = (wg.operand(N, rows=N),) if plan.stateful else ()
+    found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
+    scratch = {
+        "tokens": wg.in_turn(came, tuple(held)),
+        "work": wg.in_turn(tuple(rooms), row, (tile_, tile_, *state), (*found, *state)),
+        "meetings_": square,
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, **borders._asdict()}
-    inputs["numbers"] = jnp.arange(TILE, dtype=jnp.int32)
+    inputs["meetings"] = masks.meetings()
     outputs = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype)
         for name, x in zip(("dr", "dk", "dv", "dw"), (r, k, v, w), strict=True)
     }
     outputs["du"] = jax.ShapeDtypeStruct((B, plan.tiles, C), jnp.float32)
     return kernel_call(
-        functools.partial(_kernel, wg), wg, inputs, outputs, own, shared,
+        functools.partial(_kernel, wg), wg, inputs, outputs, scratch,
         grid=(B, u.shape[0], plan.tiles), copies=5, name="wkv6_backward",
     )  # fmt: skip
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, numbers,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings,
     said_left, asked_left, said_right, asked_right,
-    dr, dk, dv, dw, du, r_, k_, v_, g_, dr_, dk_, A_T, log_d, X, Y, said, asked,
-    values, gradients, dA, dA_T, bits, rooms,
+    dr, dk, dv, dw, du, tokens, work, meetings_,
 ) -> None:  # fmt: skip
-    wg = wg.reading(numbers)
-    i = lax.axis_index("part")
-    A_T, log_d, X, Y, values, gradients, dA, dA_T, bits = (
-        Operand(tuple(x)) for x in (A_T, log_d, X, Y, values, gradients, dA, dA_T, bits)
-    )
-    said, asked = (None if x is None else Operand(tuple(x)) for x in (said, asked))
-    # What is summed over tokens is held in 16 bits, in the room of X and Y.
-    working = Operand((*X.parts, *Y.parts))
-    room = rooms[block.index]  # for w, then for d log d, then for what others have for dv, for dw
+    (of_came, of_held), (of_rooms, of_row, of_sides, of_found) = tokens, work
+    r_, k_, v_, g_, w_ = block.own(of_came)
+    held, rooms = Held(*block.own(of_held)), Rooms(*block.own(of_rooms))
+    (row,), (dr_, dk_, *state) = block.own(of_row), block.own(of_found)
+    meetings_ = block.own(meetings_)
+    log_d, paired, i = Operand(held.log_d), wg.plan.paired, block.part
 
-    sources = ((r, r_), (k, k_), (w, room), (v, v_), (g, g_))
+    def met() -> Array:
+        return wg.load_raw(meetings_)
+
+    sources = ((r, r_), (k, k_), (v, v_), (g, g_), (w, w_))
     block.fill([(block.tokens(x, i), to) for x, to in sources])
-    log_d.store(tile.log_decay(wg, room, block.tokens_in(i)))
-    for staged, operand in ((v_, values), (g_, gradients)):
-        operand.columns(block.first, block.width).store(wg.load(staged))
-    block.meet()
-    # Of what is not read there is no gradient.
-    if block.index == 0:
-        dA.store(jnp.where(masks.read(wg), wg.product(gradients, values.T), 0.0))
-        bits.store((masks.bits(wg),))
-    if block.index == len(wg.widths) - 1:
-        every = wg.product(values, gradients.T)
-        dA_T.store(jnp.where(masks.read(wg, transposed=True), every, 0.0))
-    block.meet()
+    came = [wg.load_raw(x) for x in (r_, k_, v_, g_)]
+    log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
+    block.wait_for_all()
+    wg.store(
+        *((Operand(to), x) for to, x in zip(held[:5], (*came, log2_d), strict=True)),
+        (Operand(meetings_), wg.load_raw(meetings)),
+    )
+    with_itself = tile.with_itself(wg, Operand(held.r), Operand(held.k), u.at[block.head])
+    wg.store((Operand(held.dA), wg.product(Operand(held.g), Operand(held.v).T)))
+    sums, of_u = gradients.of_tokens_themselves(wg, block, held, u, Operand(rooms.E))
+    block.wait_for_all()
+    _write_halves(wg, row, of_u)
+    block.write_row(i, row, du)
+    block.wait_for_all()
 
-    # Each token with itself: y_t = (r_t . u . k_t) v_t.
-    bonus = wg.load_row(u.at[block.head, block.own])
-    X.store(wg.load(r_))
-    Y.store(wg.load(k_))
-    A_T.store(tile.own_scores(wg, wg.load(k_), bonus, X))
-    own = tile.where(masks.same(wg), wg.load_raw(dA))
-    own_k = wg.product(own, Y)
-    dr_[...] = own_k * bonus
-    dk_[...] = wg.product(own, X) * bonus
-    working.store(own_k * wg.load(r_))
-    room[...] = wg.product((masks.rows_from(wg),), working)
-    block.write_row(i, room, du)
-    room[...] = wg.zeros(block.width)
-
-    def add(to_r, to_k, c: Array, mask: Array) -> None:
-        """Adds to dr, dk and d log d what comes through r c and k c, c a product of decays.
-
-        to_r, to_k: the pairs whose products are the gradients of r c and k c, or None. mask: which
-        log decays (row) are in the log of which token's c (column).
-        """
-        of_log = []
-        for pair, total, x in ((to_r, dr_, r_), (to_k, dk_, k_)):
-            if pair is None:
-                continue
-            part = wg.product(*pair) * c
-            total[...] = wg.load(total) + part
-            of_log.append(part * wg.load(x))
-        working.store(functools.reduce(jnp.add, of_log))
-        room[...] = wg.load(room) + wg.product((mask,), working)
-
-    def level(bit, _) -> None:
-        m = 1 << bit
-        c = tile.product_of_decays(wg, (masks.decays_to_midpoint(wg, m),), log_d)
-        X.store(wg.load(r_) * c)
-        keys = Y.store(wg.load(k_) * c)
-        (met,) = rounded(wg.product(keys, X.T))
-        meet = masks.equal(wg.load_raw(bits), bit)
-        A_T.store((wg.load_raw(A_T) + meet * met,))
-        to_r = (meet * wg.load_raw(dA),), Y
-        to_k = (meet * wg.load_raw(dA_T),), X
-        add(to_r, to_k, c, masks.decays_to_midpoint(wg, m, transposed=True))
-
-    lax.fori_loop(0, wg.plan.levels, level, None)
-
-    sides = [  # left or right, the border, what is said there and what is asked there
-        (left, border, said_there, asked_there)
-        for left, border, said_there, asked_there in (
+    sides = [  # left or right, what is said there and what is asked there
+        (left, block.state(said, border), block.state(asked, border))
+        for left, border, said, asked in (
             (True, i, said_left, asked_left),
             (False, i + 1, said_right, asked_right),
         )
-        if said_there is not None or asked_there is not None
+        if said is not None or asked is not None
     ]
-    for left, border, said_there, asked_there in sides:
-        copies, to_r, to_k = [], None, None
-        if said_there is not None:
-            copies.append((block.state(said_there, border), *said.parts))
-            to_r = gradients, said
-        if asked_there is not None:
-            copies.append((block.state(asked_there, border), *asked.parts))
-            to_k = values, asked
-        block.fill(copies)
-        c = tile.product_of_decays(wg, (masks.decays_to_edge(wg, left=left),), log_d)
-        add(to_r, to_k, c, masks.decays_to_edge(wg, left=left, transposed=True))
-
     passing = [
         [block.state(x, border) for x, border in pair]
         for pair in (
@@ -199,43 +130,53 @@ def _kernel(
         )
         if pair[0][0] is not None
     ]
-    if passing:
-        through = _of_total(wg, passing, working) * jnp.exp(tile.log_across(wg, log_d))
-        room[...] = wg.load(room) + through
+    if sides:
+        rooms_of_sides = block.own(of_sides)
+        sums = gradients.through_states(wg, block, sums, held, rooms_of_sides, sides, met)
+        room = Operand(rooms_of_sides[0])
+        sums = gradients.through_whole_tile(wg, sums, log_d, room, passing)
+        block.wait_for_all()
+    if wg.plan.tokens > 1:
+        sums = gradients.through_levels(wg, block, sums, held, rooms, met)
+    if paired:
+        other = Held(*block.others(of_held)), Rooms(*block.others(of_rooms))
+        sums = gradients.through_other_tile(wg, block, sums, held, rooms, other, met)
 
-    # dk in the room of v: dv still needs k.
-    r_[...] = wg.load(dr_).astype(r_.dtype)
-    v_[...] = wg.load(dk_).astype(v_.dtype)
-    read = tile.where(masks.read(wg, transposed=True), wg.load_raw(A_T))
-    out = tile.add_products(
-        wg, None, [(read, gradients.columns(*channels)) for channels in block.slices]
-    )
-    for left, border, _, asked_there in sides:
-        if asked_there is None:
+    # log d = ln 2 log2 d, and d log d / d logit = log d.
+    of_logits = [
+        x.log_d * wg.load(log_d.columns(*part).ref) * math.log(2)
+        for part, x in zip(wg.halves, sums, strict=True)
+    ]
+    block.wait_for_all()
+    _write_halves(wg, dr_, [x.r for x in sums])
+    _write_halves(wg, dk_, [x.k for x in sums])
+    block.write(i, (dr_, dr), (dk_, dk))
+
+    # Values last, since nothing else is in registers then: dv = A^T g.
+    out = []
+    for part in wg.halves:
+        g_half = Operand(held.g).columns(*part)
+        out.append(wg.spread(with_itself, 0, part[1]) * wg.load(g_half.ref))
+        if wg.plan.tokens > 1:
+            out[-1] = out[-1] + wg.product(Operand(held.A).T, g_half)
+        if paired:
+            of_other = Operand(other[0].g).columns(*part)
+            out[-1] = out[-1] + wg.product(Operand(held.dA), of_other)
+    for left, _, asked in sides:
+        if asked is None:
             continue
-        block.fill([(block.state(asked_there, border), *asked.parts)])
-        c = tile.product_of_decays(wg, (masks.decays_to_edge(wg, left=left),), log_d)
-        decayed = rounded(wg.load(k_) * c)
-        out = tile.add_products(
-            wg, out, [(decayed, asked.rows(*channels).T) for channels in block.slices]
-        )
-    sum_w = wg.load(room)
-    block.meet()
-    k_[...] = block.exchange(wg, out, rooms).astype(k_.dtype)
-    room[...] = sum_w * wg.load_sum(log_d)  # d log d / d logit = log d
-    block.write(i, (r_, dr), (v_, dk), (k_, dv), (room, dw))
+        block.fill([(asked, *state)])
+        mask = masks.decays_to_edge(met(), left=left)
+        decayed = wg.load_raw(held.k) * tile.product_of_decays(wg, mask, log_d)
+        for at, part in enumerate(wg.halves):
+            out[at] = out[at] + wg.product(decayed, Operand(state[0].at[pl.ds(*part)]).T)
+    block.wait_for_all()
+    _write_halves(wg, v_, out)
+    _write_halves(wg, w_, of_logits)
+    block.write(i, (v_, dv), (w_, dw))
 
 
-def _of_total(wg: Warpgroup, passing: list[list], working: Operand) -> Array:
-    """The gradient of the product of a tile's decays, in each row: states decay as they pass.
-
-    passing: what goes one way and the gradient that comes the other, in main memory.
-    """
-    sums, seen = [], 0
-    for first in wg.plan.state_blocks:
-        rows = pl.ds(first, TILE)
-        products = [wg.load(said.at[rows]) * wg.load(asked.at[rows]) for said, asked in passing]
-        working.store(functools.reduce(jnp.add, products))
-        sums.append(wg.product((masks.rows_from(wg, seen - first),), working))
-        seen = first + TILE
-    return functools.reduce(jnp.add, sums)
+def _write_halves(wg: Warpgroup, to, halves: list[Array]) -> None:
+    """Writes a tile to where the copy engine takes it from."""
+    for part, x in zip(wg.halves, halves, strict=True):
+        to.at[:, pl.ds(*part)][...] = x.astype(to.dtype)

@@ -1,6 +1,6 @@
 """What the kernels' calls have in common: the grid, how tokens and states come and go."""
 
-import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,41 +16,65 @@ from rwkv_kernels.gpu.warpgroup import Warpgroup
 
 
 class Block:
-    """What a block of the grid works on, as one of its warpgroups sees it.
+    """What a warpgroup works on, and which others it has to wait for.
 
     Arrays of tokens in main memory are [B, T, H * N], states [B, H, tiles + 1, N, N]:
     state i is that at the border to the left of tile i, the last that to the right of all.
 
     Attributes:
-      index: which of the block's warpgroups this is.
-      first, width: this warpgroup's channels of its head.
+      batch, head, part: where it is in the grid.
+      first, width: its channels of the head.
+      index: which of the block's warpgroups it is.
     """
 
-    def __init__(self, wg: Warpgroup, index: int, first: int | Array, copied, met):
-        self.plan, self.widths = wg.plan, wg.widths
-        self.index, self.first, self.width = index, first, wg.widths[index]
-        self.batch, self.head = lax.axis_index("batch"), lax.axis_index("head")
-        self._copied, self._met = copied, met
+    def __init__(
+        self, wg: Warpgroup, index: Array, place: tuple[Array, Array, Array],
+        copied, first_copy: Array, met,
+    ) -> None:  # fmt: skip
+        self.plan, self.width, self.index = wg.plan, wg.width, index
+        self._wg, self._met = wg, met
+        self.batch, self.head, part = place
+        blocks = wg.plan.head_size // wg.width  # that share a head's channels
+        self.part, self.first = lax.div(part, blocks), lax.rem(part, blocks) * wg.width
+        self._copied, self._first_copy = copied, first_copy
+
+    def own(self, memory):
+        """This warpgroup's of shared memory of which each has its own."""
+        if self._wg.warpgroups == 1:
+            return memory
+        return jax.tree.map(lambda ref: ref.at[self.index], memory)
+
+    def others(self, memory):
+        """The other warpgroup's."""
+        return jax.tree.map(lambda ref: ref.at[1 - self.index], memory)
+
+    def wait_for_all(self) -> None:
+        """Until all of the block's warpgroups are here, to each of whom is known then what another
+        has written, and none reads any more what was in turn before.
+        """
+        if self._wg.warpgroups == 1:
+            self._wg.wait_for_readers()
+            return
+        plgpu.commit_smem()
+        plgpu.barrier_arrive(self._met)
+        plgpu.barrier_wait(self._met)
 
     @property
     def channels(self):
-        """This warpgroup's channels of all [H * N]."""
+        """The warpgroup's channels of all [H * N]."""
         return pl.ds(self.head * self.plan.head_size + self.first, self.width)
 
     @property
-    def own(self):
-        """This warpgroup's channels of a head's N."""
+    def of_head(self):
+        """The warpgroup's channels of a head's N."""
         return pl.ds(self.first, self.width)
 
     @property
-    def slices(self) -> list[tuple[int, int]]:
-        """Each warpgroup's first channel of a head, and how many."""
-        firsts = [sum(self.widths[:i]) for i in range(len(self.widths))]
-        return list(zip(firsts, self.widths, strict=True))
-
-    @property
-    def others(self) -> tuple[int, ...]:
-        return tuple(i for i in range(len(self.widths)) if i != self.index)
+    def levels(self) -> int | Array:
+        """How many levels the tokens of its tile have among themselves."""
+        plan, full = self.plan, TILE.bit_length() - 1
+        last = (plan.last_rows - 1).bit_length()
+        return last if plan.tiles == 1 else jnp.where(self.part == plan.tiles - 1, last, full)
 
     def tokens_in(self, tile: int | Array) -> Array:
         """How many rows of a tile are tokens."""
@@ -66,40 +90,23 @@ class Block:
         return array.at[self.batch, pl.ds(TILE * tile, TILE), channels]
 
     def state(self, array, border: int | Array):
-        """This warpgroup's columns of the state at a border, [N, width]."""
-        return array.at[self.batch, self.head, border, :, self.own]
+        """The warpgroup's columns of the state at a border, [N, width]; None of None."""
+        return None if array is None else array.at[self.batch, self.head, border, :, self.of_head]
 
     def start(self, copies: Sequence[tuple], first: int | Array = 0) -> None:
         """Begins to copy (source, target in shared memory), each with a barrier of its own."""
         plgpu.commit_smem()  # all threads have read what is overwritten
         for i, (source, target) in enumerate(copies):
-            plgpu.copy_gmem_to_smem(source, target, self._copied.at[first + i])
+            plgpu.copy_gmem_to_smem(source, target, self._copied.at[self._first_copy + first + i])
 
     def wait(self, copies: int, first: int | Array = 0) -> None:
         for i in range(copies):
-            plgpu.barrier_wait(self._copied.at[first + i])
+            plgpu.barrier_wait(self._copied.at[self._first_copy + first + i])
 
     def fill(self, copies: Sequence[tuple]) -> None:
         """Copies into shared memory, all at once, and waits."""
         self.start(copies)
         self.wait(len(copies))
-
-    def meet(self) -> None:
-        """Waits for the block's other warpgroups, to whom what was written before is then known."""
-        if len(self.widths) > 1:
-            plgpu.commit_smem()
-            plgpu.barrier_arrive(self._met)
-            plgpu.barrier_wait(self._met)
-
-    def exchange(self, wg: Warpgroup, sums: list[Array], rooms) -> Array:
-        """The sum over warpgroups of what each has for this one's channels.
-
-        sums: for each warpgroup's channels [64, width]; rooms: each one's shared memory for it.
-        """
-        for i in self.others:
-            rooms[i][...] = sums[i]
-        self.meet()
-        return sums[self.index] + wg.load(rooms[self.index]) if self.others else sums[self.index]
 
     def write(self, tile: int | Array, *copies) -> None:
         """Copies tiles (source [64, width], array) to their places in main memory."""
@@ -116,18 +123,17 @@ class Block:
         else:
             pl.when(tile == last)(lambda: copy(plan.last_rows))
             pl.when(tile < last)(lambda: copy(TILE))
-        plgpu.wait_smem_to_gmem(0)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def write_row(self, row: int | Array, source, array) -> None:
         """Copies the first row of [64, width] to [B, rows, H * N]."""
         self.write_to(array.at[self.batch, pl.ds(row, 1), self.channels], source.at[pl.ds(0, 1)])
 
-    def write_to(self, *copies) -> None:
-        """Copies (target in main memory, source in shared memory, and so on in turn)."""
+    def write_to(self, target, source) -> None:
+        """Copies shared memory to a place in main memory."""
         plgpu.commit_smem()
-        for target, source in zip(copies[::2], copies[1::2], strict=True):
-            plgpu.copy_smem_to_gmem(source, target)
-        plgpu.wait_smem_to_gmem(0)
+        plgpu.copy_smem_to_gmem(source, target)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
 def kernel_call(
@@ -135,56 +141,51 @@ def kernel_call(
     wg: Warpgroup,
     inputs: Mapping[str, Array | None],
     outputs: Mapping[str, jax.ShapeDtypeStruct],
-    own: Callable[[int], Mapping[str, Any]],
-    shared: Mapping[str, Any],
+    scratch: Mapping[str, Any],
     *,
-    grid: tuple[int, ...],
+    grid: tuple[int, int, int],
     copies: int,
-    first: Callable[[], Array] | None = None,
     name: str,
 ) -> dict[str, Array]:
-    """Runs `body(block, **refs)` over the grid (batch, head, part) by each warpgroup of a block.
+    """Runs `body(block, **refs)` over the grid: batches, heads, parts of a head.
 
-    Inputs may be None, and are None in the body then. own: a warpgroup's shared memory, by the
-    number of its channels; shared: that of all. copies: at most so many come in at once. first: the
-    first channel, where a block has not all of a head's.
+    Each of a block's warpgroups works on a part of a head. Inputs may be None, and are None in the
+    body then. scratch: shared memory. copies: at most so many come in to each at once.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
-    many = len(wg.widths) > 1
+    _, heads, parts = grid
+    many = wg.warpgroups > 1
 
-    def kernel(*refs, copied, met, own, shared):
+    def kernel(*refs, copied, met, scratch):
+        index = lax.axis_index("warpgroup") if many else jnp.int32(0)
+        place = lax.axis_index("block") * wg.warpgroups + index
+        head = lax.div(place, parts)
+        at = lax.div(head, heads), lax.rem(head, heads), lax.rem(place, parts)
         arrays = dict(zip((*given, *outputs), refs, strict=True))
-
-        def run(i: int) -> None:
-            start = sum(wg.widths[:i]) if first is None else first()
-            block = Block(wg, i, start, copied[i], met)
-            body(block, **dict.fromkeys(inputs) | arrays | own[i] | shared)
-
-        if many:
-            # One branch each, not one after the other, that nothing is held for the next one's use.
-            lax.switch(lax.axis_index("warpgroup"), [functools.partial(run, i) for i in range(2)])
-        else:
-            run(0)
+        block = Block(wg, index, at, copied, index * copies, met)
+        body(block, **dict.fromkeys(inputs) | arrays | scratch)
 
     kernel.__name__ = name  # what profiles and dumps call it
-    scratch: Any = {
-        "own": [dict(own(width)) for width in wg.widths],
-        "shared": dict(shared),
-        "copied": [plgpu.Barrier(num_barriers=copies) for _ in wg.widths],
-        "met": plgpu.Barrier(num_arrivals=len(wg.widths)) if many else None,
+    memory: Any = {
+        "scratch": dict(scratch),
+        "copied": plgpu.Barrier(num_barriers=copies * wg.warpgroups),
+        "met": plgpu.Barrier(num_arrivals=2) if many else None,
     }
-    threads: dict[str, Any] = (
-        {"num_threads": len(wg.widths), "thread_name": "warpgroup"} if many else {}
-    )
+    threads: dict[str, Any] = {}
+    if many:
+        threads = {"num_threads": wg.warpgroups, "thread_name": "warpgroup"}
     interpret: dict[str, Any] = {} if wg.interpret is None else {"interpret": wg.interpret}
     results = plgpu.kernel(
         kernel,
         out_type=tuple(outputs.values()),
-        scratch_types=scratch,
-        grid=grid,
-        grid_names=("batch", "head", "part")[: len(grid)],
+        scratch_types=memory,
+        grid=(math.prod(grid) // wg.warpgroups,),
+        grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
-            approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
+            approx_math=True,
+            lowering_semantics=plgpu.LoweringSemantics.Lane,
+            unsafe_no_auto_barriers=True,
+            reduction_scratch_bytes=0,  # rows are summed within a warp
         ),
         **threads,
         **interpret,

@@ -1,4 +1,4 @@
-"""Which tokens of a tile meet which: masks [64, 64], made in registers from row and column.
+"""Which tokens of a tile meet which: masks [64, 64] of zeros and ones, in bfloat16.
 
 At level m (1, 2, 4, ...) a tile falls into blocks of 2m tokens, and the tokens of a block's left
 half meet those of its right half; each is decayed up to the midpoint. T = 8, who meets at what
@@ -12,84 +12,88 @@ level (0 is a token with itself):
     4 4 4 4 4 0 1 2 2
     ...
 
-Sums of decays' logs are products with masks of zeros and ones, in bfloat16.
+All masks are arithmetic on one table of small numbers (`meetings`): it works on pairs of bfloat16,
+where comparisons and choices would take each number into a register of its own, and a conversion
+of what they give is among a GPU's slowest instructions.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, BFloat16, Int
 
+from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Warpgroup
 
-
-def same(wg: Warpgroup) -> Array:
-    """Whether row and column are one token."""
-    row, column = wg.position()
-    return row == column
+Mask = BFloat16[Array, "64 64"]
 
 
-def meet(wg: Warpgroup, m: Array) -> Array:
-    """Whether the row's token reads the column's at level m."""
-    row, column = wg.position()
-    differ = row ^ column
-    at_level = (differ >= m) & (differ < 2 * m)
-    if not wg.plan.causal:
-        return at_level
-    return at_level & (row > column)
+def meetings() -> BFloat16[Array, "64 64"]:
+    """Bit of the level at which two tokens meet, plus 1: positive where the column's is later."""
+    row, column = np.indices((TILE, TILE))
+    bit = np.frexp((row ^ column).astype(np.float64))[1]  # 0 for 0, else 1 + the highest bit
+    return jnp.asarray(np.sign(column - row) * bit, BFLOAT16)
 
 
-def bits(wg: Warpgroup) -> Array:
-    """The bit of the level at which two tokens meet, in bfloat16; -1 for a token with itself.
-
-    In both directions, even where only one is read.
-    """
-    row, column = wg.position()
-    differ = row ^ column
-    bit = jnp.where(differ > 0, 0.0, -1.0)
-    for larger in range(1, wg.plan.levels):
-        bit = jnp.where(differ >= 1 << larger, float(larger), bit)
-    return bit.astype(BFLOAT16)
+def meet(wg: Warpgroup, meetings: Mask, bit: Int[Array, ""]) -> Mask:
+    """Where the row's token reads the column's at level m = 2^bit."""
+    if wg.plan.causal:  # of the two ways, that to earlier tokens
+        off = meetings + _number(bit + 1)
+    else:
+        off = meetings * meetings - _number((bit + 1) * (bit + 1))
+    return jnp.maximum(_number(1) - off * off, _number(0))
 
 
-def equal(bits: Array, bit: Array) -> Array:
-    """1 where an array of whole numbers is that number: arithmetic on pairs of bfloat16.
-
-    A choice by a condition would take each of a pair's numbers into a register of its own.
-    """
-    one = jnp.ones((), BFLOAT16)
-    off = bits - bit.astype(jnp.float32).astype(BFLOAT16)
-    return jnp.maximum(one - off * off, jnp.zeros((), BFLOAT16))
-
-
-def read(wg: Warpgroup, *, transposed: bool = False) -> Array:
-    """Whether the row's token reads the column's at all, or is it; `transposed`: is read by it."""
-    row, column = wg.position()
-    if not wg.plan.causal:
-        return row >= 0
-    return row <= column if transposed else row >= column
-
-
-def decays_to_midpoint(wg: Warpgroup, m: Array, *, transposed: bool = False) -> Array:
-    """1 where the column's decay lies strictly between the row's token and its block's midpoint.
+def decays_to_midpoint(
+    wg: Warpgroup, meetings: Mask, bit: Int[Array, ""], *, transposed: bool = False
+) -> Mask:
+    """Where the column's decay lies strictly between the row's token and its block's midpoint.
 
     For token t right of the midpoint those from the midpoint to t - 1, for one left of it those
     from t + 1 to the midpoint. `transposed` changes row and column.
     """
-    t, s = reversed(wg.position()) if transposed else wg.position()
-    right = (t & m) != 0
-    towards = (right & (s < t)) | (~right & (s > t))
-    return _ones(((t & -m) == (s & -m)) & towards)
+    axis = int(transposed)
+    right = (wg.count(axis) & (1 << bit)) != 0
+    right = ~right if transposed else right
+    towards = wg.spread(jnp.where(right, _number(-1), _number(1)), axis) * meetings
+    # Beyond the token, on the midpoint's side, and met at a level below: within its half block.
+    inside = jnp.minimum(towards, _number(bit + 1) - towards)
+    return _between_0_and_1(inside)
 
 
-def decays_to_edge(wg: Warpgroup, *, left: bool, transposed: bool = False) -> Array:
-    """1 where the column's token lies beyond the row's, on one side: up to an edge of the tile."""
-    t, s = reversed(wg.position()) if transposed else wg.position()
-    return _ones(s < t if left else s > t)
+def later(meetings: Mask) -> Mask:
+    """Where the column's token is later than the row's."""
+    return _between_0_and_1(meetings)
 
 
-def rows_from(wg: Warpgroup, first: int = 0) -> Array:
+def earlier(meetings: Mask) -> Mask:
+    """Where the column's token is earlier than the row's."""
+    return _between_0_and_1(-meetings)
+
+
+def decays_to_other(meetings: Mask, own: Array, *, transposed: bool = False) -> Mask:
+    """Where the column's token lies between the row's and the other tile of a pair: `own` is 0 for
+    the tile on the left, 1 for that on the right.
+    """
+    towards = _number(2 * own - 1 if transposed else 1 - 2 * own)
+    return _between_0_and_1(towards * meetings)
+
+
+def decays_to_edge(meetings: Mask, *, left: bool, transposed: bool = False) -> Mask:
+    """Where the column's token lies beyond the row's, on one side: up to an edge of the tile."""
+    return earlier(meetings) if left != transposed else later(meetings)
+
+
+def rows_from(wg: Warpgroup, first: int = 0) -> Mask:
     """1 from a column on: sums a tile's rows from that one on, and gives the sum to each row."""
-    return _ones(wg.position()[1] >= first)
+    return jnp.where(wg.index(TILE, 1) >= first, _number(1), _number(0))
 
 
-def _ones(mask: Array) -> Array:
-    return jnp.where(mask, 1.0, 0.0).astype(BFLOAT16)
+def _between_0_and_1(x: Mask) -> Mask:
+    return jnp.maximum(jnp.minimum(x, _number(1)), _number(0))
+
+
+def _number(x: int | Int[Array, ""]) -> BFloat16[Array, ""]:
+    """A small whole number; one that is known only later is converted once."""
+    if isinstance(x, int):
+        return jnp.asarray(x, BFLOAT16)
+    return x.astype(jnp.float32).astype(BFLOAT16)

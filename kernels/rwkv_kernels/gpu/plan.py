@@ -35,14 +35,17 @@ class Plan:
         return self.tokens - TILE * (self.tiles - 1)
 
     @property
-    def levels(self) -> int:
-        """How many levels a tile has: m = 1, 2, 4, ..."""
-        return (min(self.tokens, TILE) - 1).bit_length()
+    def paired(self) -> bool:
+        """Whether a block works on both of a sequence's tiles, a warpgroup each, which read each
+        other's shared memory.
+        """
+        fits = 2 * max(map(self._of_a_tile, KERNELS[1:])) <= SHARED_MEMORY
+        return self.tiles == 2 and not self.causal and fits
 
     @property
     def stateful(self) -> bool:
         """Whether states come to a tile from beyond it."""
-        return self.causal or self.tiles > 1
+        return self.causal or (self.tiles > 1 and not self.paired)
 
     @property
     def state_blocks(self) -> tuple[int, ...]:
@@ -52,38 +55,30 @@ class Plan:
         """
         return (0,) if self.head_size == TILE else (0, self.head_size - TILE)
 
-    def widths(self, kernel: str) -> tuple[int, ...]:
-        """Of each warpgroup of a block: how many of a head's channels (of the key) it takes.
-
-        In sixteens, which a bfloat16 product contracts at a time. A block of "states" is one
-        warpgroup; several blocks take a head.
-        """
+    def shared_memory(self, kernel: str) -> int:
+        """Bytes of shared memory that a block of a kernel takes, but for barriers."""
         if kernel == "states":
-            return (self.head_size // self.tiling.sweep_blocks,)
-        warpgroups = getattr(self.tiling, f"{kernel}_warpgroups")
-        sixteens = self.head_size // 16
-        return tuple(
-            16 * (sixteens // warpgroups + (i < sixteens % warpgroups)) for i in range(warpgroups)
+            return self._of_a_sweep() if self.stateful else 0
+        state = 2 * self.head_size**2
+        return (
+            self._of_a_tile(kernel, state)
+            if self.stateful
+            else (1 + self.paired) * self._of_a_tile(kernel)
         )
 
-    def shared_memory(self, kernel: str) -> int:
-        """Bytes of shared memory that a block of a kernel takes."""
-        N, widths, stages = self.head_size, self.widths(kernel), self.tiling.sweep_stages
-        state = 2 * N * self.stateful  # bytes of one of a state's columns, as an operand
-        # Bytes of each of a block's channels: r, k, v, g as they come, w, log d in two parts, and
-        # what products read; sums of gradients.
-        channel = {
-            "states": TILE * ((2 + 4) * stages + 4 + 2) + (4 + 2) * N,
-            "forward": TILE * (3 * 2 + 4 + 4 + 2) + state,
-            "backward": TILE * (4 * 2 + 4 + 4 + 2 * 2 + 2 * 4) + 2 * state,
-        }[kernel]
-        # What warpgroups share, and what each has of scores: 64 x N and 64 x 64 in bfloat16.
-        tiles, squares = {
-            "states": (1 + stages, 0),
-            "forward": (1, 0),
-            "backward": (2, 3 + len(widths)),
-        }[kernel]
-        return sum(widths) * channel + 2 * TILE * (tiles * N + squares * TILE)
+    def _of_a_sweep(self) -> int:
+        N, stages = self.head_size, self.tiling.sweep_stages
+        width = N // self.tiling.sweep_blocks
+        tile = 2 * TILE * N
+        return stages * (tile + 6 * TILE * width) + tile + 4 * TILE * width + 2 * N * width
+
+    def _of_a_tile(self, kernel: str, state: int = 0) -> int:
+        """state: the bytes of one, where there are states."""
+        tile, square = 2 * TILE * self.head_size, 2 * TILE * TILE  # bytes of operands
+        if kernel == "forward":
+            return 2 * tile + max(2 * tile, state) + 3 * tile
+        held = max(6 * tile, 5 * tile + 2 * square)
+        return held + max(3 * tile + square, 2 * tile + state) + square
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""

@@ -56,7 +56,7 @@ def states(
     B, _, C = keys.shape
     N = plan.head_size
     # [B, segments, H * N] -> [B, segments, H, 1, N]: a decay of each of a state's columns.
-    through = jnp.exp(alone["log_decays"]).reshape(B, segments, C // N, 1, N)
+    through = jnp.exp2(alone["log_decays"]).reshape(B, segments, C // N, 1, N)
     state = jnp.zeros((B, C // N, N, N), jnp.float32) if initial is None else initial
     starts = []
     for i in reversed(range(segments)) if leftwards else range(segments):
@@ -72,27 +72,21 @@ def _sweep(
     """Sweeps each segment from its state in `starts`, [B, H, segments, N, N], or from nothing.
 
     Gives the states in which segments end ("ends", like `starts`), and with `borders` those at all
-    borders ("borders"), else the logs of what segments let through, [B, segments, C]
+    borders ("borders"), else the logs (to base 2) of what segments let through, [B, segments, C]
     ("log_decays").
     """
-    wg = Warpgroup(plan, plan.widths("states"), interpret)
-    (B, _, C), N = keys.shape, plan.head_size
-    how = plan.tiling
-
-    def own(width: int):
-        stages = how.sweep_stages
-        return {
-            "values_": plgpu.SMEM((stages, TILE, N), values.dtype),
-            "keys_": plgpu.SMEM((stages, TILE, width), keys.dtype),
-            "w_": plgpu.SMEM((stages, TILE, width), jnp.float32),
-            "log_d": wg.operand(width, parts=2),
-            "left": wg.operand(N),
-            "right": wg.operand(width),
-            "state": plgpu.SMEM((N, width), jnp.float32),
-            "rounded": plgpu.SMEM((N, width), BFLOAT16),
-        }
-
-    (width,) = wg.widths
+    N, how = plan.head_size, plan.tiling
+    wg = Warpgroup(plan, N // how.sweep_blocks, interpret=interpret)
+    (B, _, C), stages = keys.shape, how.sweep_stages
+    scratch = {
+        "values_": plgpu.SMEM((stages, TILE, N), values.dtype),
+        "keys_": plgpu.SMEM((stages, TILE, wg.width), keys.dtype),
+        "w_": plgpu.SMEM((stages, TILE, wg.width), jnp.float32),
+        "log_d": wg.operand(wg.width),
+        "left": wg.operand(N),
+        "right": wg.operand(wg.width),
+        "rounded": plgpu.SMEM((N, wg.width), BFLOAT16),
+    }
     outputs = {"ends": jax.ShapeDtypeStruct((B, C // N, how.sweep_segments, N, N), jnp.float32)}
     if borders:
         outputs["borders"] = jax.ShapeDtypeStruct((B, C // N, plan.tiles + 1, N, N), BFLOAT16)
@@ -100,36 +94,35 @@ def _sweep(
         outputs["log_decays"] = jax.ShapeDtypeStruct((B, how.sweep_segments, C), jnp.float32)
     return kernel_call(
         functools.partial(_kernel, wg, leftwards), wg,
-        {"values": values, "keys": keys, "w": w, "starts": starts, "borders": None,
-         "log_decays": None},
-        outputs, own, {}, grid=(B, C // N, how.sweep_segments * how.sweep_blocks),
-        first=lambda: lax.rem(lax.axis_index("part"), how.sweep_blocks) * width,
-        copies=3 * how.sweep_stages, name="wkv6_states" if borders else "wkv6_segments",
+        {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
+         "borders": None, "log_decays": None},
+        outputs, scratch, grid=(B, C // N, how.sweep_segments * how.sweep_blocks),
+        copies=3 * stages, name="wkv6_states" if borders else "wkv6_segments",
     )  # fmt: skip
 
 
 def _kernel(
-    wg: Warpgroup, leftwards: bool, block: Block, *, values, keys, w, starts,
-    ends, borders, log_decays, values_, keys_, w_, log_d, left, right, state, rounded,
+    wg: Warpgroup, leftwards: bool, block: Block, *, values, keys, w, starts, meetings,
+    ends, borders, log_decays, values_, keys_, w_, log_d, left, right, rounded,
 ) -> None:  # fmt: skip
-    log_d, left, right = (Operand(tuple(x)) for x in (log_d, left, right))
+    log_d, left, right = (Operand(x) for x in (log_d, left, right))
     plan, stages = wg.plan, wg.plan.tiling.sweep_stages
     tiles = plan.tiles // plan.tiling.sweep_segments
-    segment = lax.div(lax.axis_index("part"), plan.tiling.sweep_blocks)
+    segment = block.part
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
-    end = (block.batch, block.head, segment, slice(None), block.own)
+    to_edge = masks.decays_to_edge(wg.load_raw(meetings), left=leftwards)
+    across = masks.rows_from(wg)
 
     def tile_at(step):
         return tiles * segment + (tiles - 1 - step if leftwards else step)
 
-    def keep(new) -> None:
-        for rows, x in zip(blocks, new, strict=True):
-            state[rows] = x
+    def write_border(border, state) -> None:
+        if borders is None:
+            return
+        wg.wait_for_readers()
+        for rows, x in zip(blocks, state, strict=True):  # where they overlap they agree
             rounded[rows] = x.astype(BFLOAT16)
-
-    def write_border(border) -> None:
-        if borders is not None:
-            block.write_to(block.state(borders, border), rounded)
+        block.write_to(block.state(borders, border), rounded)
 
     def copies(step, stage) -> list[tuple]:
         i = tile_at(step)
@@ -143,7 +136,8 @@ def _kernel(
         stage = lax.rem(step, stages)
         block.start(copies(step, stage), 3 * stage)
 
-    def add_tile(step, log_through):
+    def add_tile(step, carry):
+        state, log_through = carry
         i = tile_at(step)
         stage = lax.rem(step, stages)
         ahead = step + stages - 1  # the tile whose room was emptied in the step before
@@ -151,37 +145,42 @@ def _kernel(
             begin(step)
         else:
             pl.when(ahead < tiles)(lambda: begin(ahead))
-        write_border(i + 1 if leftwards else i)
+        write_border(i + 1 if leftwards else i, state)
         block.wait(3, 3 * stage)
-        log_d.store(tile.log_decay(wg, w_.at[stage], block.tokens_in(i)))
-        left.store(wg.load(values_.at[stage]))
-        to_edge = (masks.decays_to_edge(wg, left=leftwards),)
-        right.store(wg.load(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d))
-        log_total = tile.log_across(wg, log_d)
-        total = jnp.exp(log_total)
-        # All blocks before any is kept: they overlap.
-        keep(
-            [
-                wg.load(state.at[rows]) * total
-                + wg.product(left.columns(rows.start, TILE).T, right)
-                for rows in blocks
-            ]
+        wg.wait_for_readers()
+        wg.store(
+            (log_d, tile.log2_decay(wg, w_.at[stage], block.tokens_in(i))),
+            (left, wg.load_raw(values_.at[stage])),
         )
-        return None if log_through is None else log_through + log_total
+        decayed = wg.load_raw(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d)
+        wg.store((right, decayed))
+        log_total = wg.product(across, log_d)
+        total = jnp.exp2(log_total)
+        state = [
+            x * total + wg.product(left.columns(rows.start, TILE).T, right)
+            for rows, x in zip(blocks, state, strict=True)
+        ]
+        return state, None if log_through is None else log_through + log_total
 
     zeros = wg.zeros(block.width)
-    if starts is None:
-        keep([zeros for _ in blocks])
-    else:
+    state = [zeros for _ in blocks]
+    if starts is not None:
         at = (block.batch, block.head, segment)
-        keep([wg.load(starts.at[*at, rows, block.own]) for rows in blocks])
+        state = [wg.load(starts.at[*at, rows, block.of_head]) for rows in blocks]
     for step in range(stages - 1):
         begin(jnp.int32(step))
-    log_through = lax.fori_loop(0, tiles, add_tile, None if log_decays is None else zeros)
+    log_through = None if log_decays is None else zeros
+    state, log_through = lax.fori_loop(0, tiles, add_tile, (state, log_through))
     last = tile_at(tiles - 1)
-    write_border(last if leftwards else last + 1)
-    block.write_to(ends.at[end], state)
+    write_border(last if leftwards else last + 1, state)
+
+    # The last thing to happen here: the room of a tile's w is free.
+    room = w_.at[0]
+    for rows, x in zip(blocks, state, strict=True):
+        wg.wait_for_readers()
+        room[...] = x
+        block.write_to(ends.at[block.batch, block.head, segment, rows, block.of_head], room)
     if log_decays is not None:
-        # The last thing to happen here: the room of a tile's w is free.
-        w_.at[0][...] = log_through
-        block.write_row(segment, w_.at[0], log_decays)
+        wg.wait_for_readers()
+        room[...] = log_through
+        block.write_row(segment, room, log_decays)

@@ -3,70 +3,51 @@
 The one point where versions of Pallas' Mosaic GPU differ, and where the interpreter, which has no
 register layouts and no products of registers, is given the same arithmetic in plain JAX.
 
-Products multiply bfloat16. What has to be multiplied with more than its 8 bits is held in two
-parts, high and low, whose sum has 16; other operands are one part. A 0/1 mask loses nothing.
+Products multiply bfloat16 and sum in float32. Mosaic's own barriers around every read and write of
+shared memory are off (`call.kernel_call`). A thread reads again what it wrote, without waiting; for
+what products and the copy engine read it waits in `Warpgroup.store`, and for what is overwritten in
+`Warpgroup.wait_for_readers`.
 """
 
 import dataclasses
-import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, BFloat16, Float, Int
 
 from rwkv_kernels.gpu.plan import TILE, Plan
 
 _WHOLE = ()  # an index: JAX 0.10 wants one, 0.11 lets it be left out
 BFLOAT16 = jnp.bfloat16
 
-Parts = tuple[Array, ...]  # an operand in registers
-
-
-def rounded(x: Float[Array, "64 n"]) -> Parts:
-    """x in bfloat16."""
-    return (x.astype(BFLOAT16),)
-
-
-def split(x: Float[Array, "64 n"]) -> Parts:
-    """x in two parts of bfloat16, high and low."""
-    high = x.astype(BFLOAT16)
-    return high, (x - high.astype(jnp.float32)).astype(BFLOAT16)
-
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """A tile in shared memory that products read, in one bfloat16 part or two.
+    """A bfloat16 tile in shared memory that products read, or some of its rows or columns.
 
     Attributes:
-      parts: references [rows, columns], all alike.
+      ref: [rows, columns], swizzled.
       transposed: whether products take it with rows and columns changed.
     """
 
-    parts: tuple[Any, ...]
+    ref: Any
     transposed: bool = False
 
     @property
     def T(self) -> "Operand":  # noqa: N802, as arrays have it
-        return Operand(self.parts, not self.transposed)
-
-    def rows(self, first: int, count: int) -> "Operand":
-        return Operand(tuple(part.at[pl.ds(first, count)] for part in self.parts))
+        return Operand(self.ref, not self.transposed)
 
     def columns(self, first: int, count: int) -> "Operand":
-        return Operand(tuple(part.at[:, pl.ds(first, count)] for part in self.parts))
+        return Operand(self.ref.at[:, pl.ds(first, count)])
 
-    def store(self, x: Float[Array, "rows columns"] | Parts) -> Parts:
-        """Rounds a tile, if it is not yet, and gives it as registers hold it."""
-        if not isinstance(x, tuple):
-            x = rounded(x) if len(self.parts) == 1 else split(x)
-        for part, value in zip(self.parts, x, strict=True):
-            part[...] = value
-        plgpu.commit_smem()
-        return x
+
+Lhs = BFloat16[Array, "64 k"] | Operand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,54 +56,34 @@ class Warpgroup:
 
     Attributes:
       plan: the static shape.
-      widths: how many of a head's channels each of a block's warpgroups takes.
+      width: how many of a head's channels it takes.
+      warpgroups: how many a block has, each with shared memory of its own.
       interpret: None on a GPU, else the interpreter's parameters.
-      numbers: 0 to 63 in main memory, from which positions are read, or None.
     """
 
     plan: Plan
-    widths: tuple[int, ...]
+    width: int
+    warpgroups: int = 1
     interpret: Any = None
-    numbers: Any = None
-
-    def reading(self, numbers) -> "Warpgroup":
-        """The same, with positions read from memory wherever they are used.
-
-        Else the compiler works them out once, and holds them in 40 registers through all that
-        follows, for which it spills others.
-        """
-        return dataclasses.replace(self, numbers=numbers)
 
     def load(self, ref) -> Float[Array, "64 n"]:
         """A tile from memory into registers, as float32."""
-        return self._load(ref).astype(jnp.float32)
+        return self.load_raw(ref).astype(jnp.float32)
 
-    def load_raw(self, operand: Operand) -> Array:
-        """An operand of one part from shared memory into registers, as it lies there."""
-        (part,) = operand.parts
-        return self._load(part)
-
-    def _load(self, ref) -> Array:
+    def load_raw(self, ref) -> Float[Array, "64 n"]:
+        """A tile from memory into registers, in the dtype it has."""
         if self.interpret is not None:
             return ref[...]
         return plgpu.load(ref, _WHOLE, layout=plgpu.Layout.WGMMA, optimized=False)
 
-    def load_sum(self, operand: Operand) -> Float[Array, "64 n"]:
-        """All parts of an operand."""
-        return functools.reduce(jnp.add, (self.load(part) for part in operand.parts))
-
     def load_row(self, ref) -> Float[Array, "64 n"]:
         """A row [n] from main memory, the same in all 64 rows; float32."""
-        return self._load_along(ref, axis=1).astype(jnp.float32)
-
-    def _load_along(self, ref, *, axis: int) -> Array:
-        """A vector [n] from main memory along an axis of a tile, the same along the other."""
         shape = (TILE, ref.shape[0])
         if self.interpret is not None:
-            return lax.broadcast_in_dim(ref[...], shape, (axis,))
-        layout = plgpu.Layout.WGMMA.reduce(1 - axis)
+            return lax.broadcast_in_dim(ref[...], shape, (1,)).astype(jnp.float32)
+        layout = plgpu.Layout.WGMMA.reduce(0)
         x = plgpu.load(ref, _WHOLE, layout=layout, optimized=False)
-        return lax.broadcast_in_dim(x, shape, (axis,))
+        return lax.broadcast_in_dim(x, shape, (1,)).astype(jnp.float32)
 
     def zeros(self, columns: int) -> Float[Array, "64 columns"]:
         """A tile to begin a sum with; a plain constant has another layout than what is added."""
@@ -131,66 +92,128 @@ class Warpgroup:
             return zeros
         return plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)
 
-    def position(self) -> tuple[Array, Array]:
-        """Row and column of each score, int32 [64, 64]."""
-        if self.numbers is None:
-            return self.index(TILE, 0), self.index(TILE, 1)
-        return self._load_along(self.numbers, axis=0), self._load_along(self.numbers, axis=1)
-
-    def index(self, columns: int, axis: int) -> Array:
-        """Which row (axis 0) or column each element of a tile is in, int32 [64, columns]."""
+    def index(self, columns: int, axis: int) -> Int[Array, "64 columns"]:
+        """Which row (axis 0) or column each element of a tile is in."""
         shape = (TILE, columns)
         if self.interpret is not None:
             return lax.broadcasted_iota(jnp.int32, shape, axis)
         return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
-    def product(self, lhs: Parts | Operand, rhs: Operand) -> Float[Array, "64 n"]:
-        """lhs @ rhs, of float32 sums.
-
-        lhs: registers [64, k], or shared memory [64, k]; rhs: shared memory [k, n].
-        """
-        pairs = [
-            (a, b) for a in (lhs.parts if isinstance(lhs, Operand) else lhs) for b in rhs.parts
-        ]
-        turn_lhs = isinstance(lhs, Operand) and lhs.transposed
+    def count(self, axis: int) -> Int[Array, "64"]:
+        """0 to 63, to be spread over a tile with `spread` along the same axis."""
         if self.interpret is not None:
-            products = [
-                jnp.dot(
-                    _turned(a[...], turn_lhs),
-                    _turned(b[...], rhs.transposed),
-                    preferred_element_type=jnp.float32,
-                )
-                for a, b in pairs
-            ]
-            return functools.reduce(jnp.add, products)
+            return lax.iota(jnp.int32, TILE)
+        layout = plgpu.Layout.WGMMA.reduce(1 - axis)
+        return plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=layout)
 
-        pairs = [(_turned(a, turn_lhs), _turned(b, rhs.transposed)) for a, b in pairs]
+    def spread(
+        self, x: Float[Array, "64"], axis: int, columns: int = TILE
+    ) -> Float[Array, "64 columns"]:
+        """A number for each row (axis 0) or column in all of that row or column."""
+        return lax.broadcast_in_dim(x, (TILE, columns), (axis,))
 
-        def accumulate(total):
-            for a, b in pairs:
-                plgpu.wgmma(total, a, b)
-            return total[...]
+    def sum_of_columns(self, x: Float[Array, "64 n"]) -> Float[Array, "64"]:
+        """The sum of each row: two numbers a thread."""
+        return jnp.sum(x, axis=1)
 
-        shape = (pairs[0][0].shape[0], pairs[0][1].shape[1])
-        return pl.run_scoped(accumulate, plgpu.ACC(shape, jnp.float32))
+    def wait_for_readers(self) -> None:
+        """Waits until all threads are here: none reads any more what is overwritten next."""
+        if self.interpret is None:
+            plgpu.inline_mgpu()(lambda _: mgpu.warpgroup_barrier())()
 
-    def operand(self, columns: int, *, rows: int = TILE, parts: int = 1) -> list:
-        """Shared memory for the parts of an operand: bfloat16 [rows, columns], swizzled."""
-        return [self._swizzled((rows, columns)) for _ in range(parts)]
+    def store(self, *pairs: tuple[Operand, Float[Array, "rows columns"]]) -> None:
+        """Rounds tiles, writes them where products read them, and waits until all are there.
 
-    def _swizzled(self, shape: tuple[int, ...]):
-        # The widest permutation of bytes that divides every row: products read no bank twice.
-        swizzle = max(math.gcd(128, *(2 * width for width in self.widths)), 32)
-        transforms = (plgpu.TilingTransform((8, swizzle // 2)), plgpu.SwizzleTransform(swizzle))
-        return plgpu.SMEM(shape, BFLOAT16, transforms=transforms)
+        That no thread still reads what was there is the caller's to see to.
+        """
+        for operand, x in pairs:
+            self.write(operand, x)
+        plgpu.commit_smem()
+
+    def write(self, operand: Operand, x: Float[Array, "rows columns"]) -> None:
+        """Rounds a tile and writes it, for the same threads to read it again. Waits for nobody."""
+        x = x.astype(BFLOAT16)
+        if self.interpret is not None:
+            operand.ref[...] = x
+            return
+        # `ref[...] = x` would read what was there before, and the compiler does not see that
+        # nobody looks at it.
+        swizzle = self.swizzle
+        types = (plgpu.RefType(self._transforms), plgpu.Layout.WGMMA)
+
+        @plgpu.inline_mgpu(arg_types=types)
+        def write(_, memory, tile):
+            tile.store_tiled(memory, swizzle=swizzle)
+
+        write(operand.ref, x)
+
+    def product(self, lhs: Lhs, rhs: Operand) -> Float[Array, "64 n"]:
+        """lhs @ rhs, of float32 sums; lhs in registers or in shared memory, rhs [k, n]."""
+        (total,) = self.products((lhs, rhs))
+        return total
+
+    def products(self, *pairs: tuple[Lhs, Operand]) -> list[Float[Array, "64 n"]]:
+        """Several at once, waited for together."""
+
+        def turned(x: Lhs) -> Array:
+            if not isinstance(x, Operand):
+                return x
+            memory = x.ref if self.interpret is None else x.ref[...]
+            return memory.T if x.transposed else memory
+
+        operands = [(turned(lhs), turned(rhs)) for lhs, rhs in pairs]
+        if self.interpret is not None:
+            return [jnp.dot(a, b, preferred_element_type=jnp.float32) for a, b in operands]
+
+        def accumulate(*totals):
+            for total, (lhs, rhs) in zip(totals, operands, strict=True):
+                plgpu.wgmma(total, lhs, rhs)
+            return [total[...] for total in totals]
+
+        shapes = [(lhs.shape[0], rhs.shape[1]) for lhs, rhs in operands]
+        return pl.run_scoped(accumulate, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
+
+    @property
+    def swizzle(self) -> int:
+        """Bytes: the widest permutation that divides every row, so that no bank is read twice."""
+        return max(math.gcd(128, *(2 * count for _, count in self.halves)), 32)
+
+    @property
+    def halves(self) -> tuple[tuple[int, int], ...]:
+        """Channels in two parts, first and number, in sixteens: one after the other they take half
+        of the registers.
+        """
+        sixteens = self.width // 16
+        half = 16 * (sixteens - sixteens // 2)
+        parts = ((0, half), (half, self.width - half))
+        return tuple(part for part in parts if part[1])
+
+    @property
+    def _transforms(self) -> tuple:
+        return (
+            plgpu.TilingTransform((8, self.swizzle // 2)),
+            plgpu.SwizzleTransform(self.swizzle),
+        )
+
+    def operand(self, columns: int, *, rows: int = TILE) -> Any:
+        """Shared memory for an operand: bfloat16 [rows, columns], swizzled."""
+        return plgpu.SMEM((*self._each, rows, columns), BFLOAT16, transforms=self._transforms)
 
     def tokens(self, columns: int, dtype) -> Any:
         """Shared memory for a tile of tokens as it comes from main memory: rows in turn.
 
         Not swizzled: a tile that main memory's rows end in is filled up with zeros only so.
         """
-        return plgpu.SMEM((TILE, columns), dtype)
+        return plgpu.SMEM((*self._each, TILE, columns), dtype)
 
+    @property
+    def _each(self) -> tuple[int, ...]:
+        return () if self.warpgroups == 1 else (self.warpgroups,)
 
-def _turned(x, turn: bool):
-    return x.T if turn else x
+    def in_turn(self, *groups: Sequence[Any]) -> Any:
+        """Shared memory for groups that are never in use at the same time: the room of the largest.
+
+        Of all the block's warpgroups at once: between two groups they wait for each other
+        (`Block.wait_for_all`). The interpreter, which has room enough, gives each its own.
+        """
+        return groups if self.interpret is not None else plgpu.RefUnion(*groups)
