@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LARGEST_LOGIT = 60.0  # of which the decay is 0; the exponential of a larger one may overflow
-
 
 def bi_wkv6(
     r: Float[Array, "B T H N"],
@@ -42,8 +40,8 @@ def wkv6(
 
 
 def log_decay(w: Array) -> Array:
-    """log d = -exp(w), finite for every w."""
-    return -jnp.exp(jnp.minimum(w, LARGEST_LOGIT))
+    """log d = -exp(w), finite for every w: past w = 60 the decay is 0, and exp(w) may overflow."""
+    return -jnp.exp(jnp.minimum(w, 60.0))
 
 
 def _wide(*arrays: Array) -> list[Array]:

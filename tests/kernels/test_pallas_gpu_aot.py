@@ -27,9 +27,13 @@ NAMES = {"wkv6_backward", "wkv6_forward", "wkv6_states"}
 def test_kernels_compile_and_fit(shape, causal):
     kernels = {kernel.name: kernel for kernel in bench_gpu_static.compiled(shape, causal=causal)}
     B, T, H, N = shape
-    expected = NAMES if T > 64 or causal else NAMES - {"wkv6_states"}
+    stateful = T > 128 or causal
+    expected = NAMES if stateful else NAMES - {"wkv6_states"}
     if B * H * (N // 16) < bench_gpu_static.MULTIPROCESSORS:  # blocks of 16 channels do not fill it
         expected = expected | {"wkv6_segments"}
     assert set(kernels) == expected
     for kernel in kernels.values():
-        assert kernel.spill_stores == kernel.spill_loads == 0, kernel
+        spilled = max(kernel.spill_stores, kernel.spill_loads)
+        # With states it spills, once a tile and not in its loop over levels (docs/kernels.md).
+        allowed = 400 if kernel.name == "wkv6_backward" and stateful else 0
+        assert spilled <= allowed, kernel

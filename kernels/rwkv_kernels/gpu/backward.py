@@ -19,7 +19,7 @@ from rwkv_kernels.gpu import gradients, masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.gradients import Held, Rooms
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
 
 class Borders(NamedTuple):
@@ -59,7 +59,8 @@ def backward(
     # In turn: tokens as they come, and what is held of them; what levels work in, the row of du,
     # what states are read with, and what has been found.
     came = (*(wg.tokens(N, x.dtype) for x in (r, k, v, g)), wg.tokens(N, jnp.float32))
-    held = Held(tile_, tile_, tile_, tile_, tile_, square, square)
+    logs = wg.operand(N, dtype=FLOAT16)
+    held = Held(tile_, tile_, tile_, tile_, logs, square, square)
     rooms = Rooms(tile_, tile_, tile_, square)
     row = (wg.tokens(N, jnp.float32),)
     state = (wg.operand(N, rows=N),) if plan.stateful else ()
@@ -67,7 +68,7 @@ def backward(
     scratch = {
         "tokens": wg.in_turn(came, tuple(held)),
         "work": wg.in_turn(tuple(rooms), row, (tile_, tile_, *state), (*found, *state)),
-        "meetings_": square,
+        "meetings_": wg.operand(TILE, dtype=FLOAT16),
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, **borders._asdict()}
     inputs["meetings"] = masks.meetings()
@@ -90,12 +91,9 @@ def _kernel(
     (of_came, of_held), (of_rooms, of_row, of_sides, of_found) = tokens, work
     r_, k_, v_, g_, w_ = block.own(of_came)
     held, rooms = Held(*block.own(of_held)), Rooms(*block.own(of_rooms))
-    (row,), (dr_, dk_, *state) = block.own(of_row), block.own(of_found)
-    meetings_ = block.own(meetings_)
-    log_d, paired, i = Operand(held.log_d), wg.plan.paired, block.part
-
-    def met() -> Array:
-        return wg.load_raw(meetings_)
+    (row,) = block.own(of_row)
+    own_meetings = block.own(meetings_)
+    paired, i = wg.plan.paired, block.part
 
     sources = ((r, r_), (k, k_), (v, v_), (g, g_), (w, w_))
     block.fill([(block.tokens(x, i), to) for x, to in sources])
@@ -104,16 +102,10 @@ def _kernel(
     block.wait_for_all()
     wg.store(
         *((Operand(to), x) for to, x in zip(held[:5], (*came, log2_d), strict=True)),
-        (Operand(meetings_), wg.load_raw(meetings)),
+        (Operand(own_meetings), wg.load_raw(meetings)),
     )
     with_itself = tile.with_itself(wg, Operand(held.r), Operand(held.k), u.at[block.head])
     wg.store((Operand(held.dA), wg.product(Operand(held.g), Operand(held.v).T)))
-    sums, of_u = gradients.of_tokens_themselves(wg, block, held, u, Operand(rooms.E))
-    block.wait_for_all()
-    _write_halves(wg, row, of_u)
-    block.write_row(i, row, du)
-    block.wait_for_all()
-
     sides = [  # left or right, what is said there and what is asked there
         (left, block.state(said, border), block.state(asked, border))
         for left, border, said, asked in (
@@ -130,21 +122,35 @@ def _kernel(
         )
         if pair[0][0] is not None
     ]
+    of_itself = wg.sum_of_columns(wg.load(held.g) * wg.load(held.v))
+    of_u = gradients.of_bonus(wg, held, Operand(rooms.E), of_itself)
+    block.wait_for_all()
+    _write_halves(wg, row, of_u)
+    block.write_row(i, row, du)
+    block.wait_for_all()
+    sums = gradients.of_tokens_themselves(wg, held, u.at[block.head], of_itself)
+
+    of_all = Held(*of_held), Rooms(*of_rooms)
     if sides:
-        rooms_of_sides = block.own(of_sides)
-        sums = gradients.through_states(wg, block, sums, held, rooms_of_sides, sides, met)
-        room = Operand(rooms_of_sides[0])
-        sums = gradients.through_whole_tile(wg, sums, log_d, room, passing)
+        wg.wait_for_readers()
+        sums = gradients.through_states(wg, block, sums, of_all[0], of_sides, sides, meetings_)
+        sums = gradients.through_whole_tile(wg, block, sums, of_held[4], of_sides[0], passing)
         block.wait_for_all()
     if wg.plan.tokens > 1:
-        sums = gradients.through_levels(wg, block, sums, held, rooms, met)
+        sums = gradients.through_levels(wg, block, sums, *of_all, meetings_)
     if paired:
-        other = Held(*block.others(of_held)), Rooms(*block.others(of_rooms))
-        sums = gradients.through_other_tile(wg, block, sums, held, rooms, other, met)
+        sums = gradients.through_other_tile(wg, block, sums, *of_all, meetings_)
 
+    held = Held(*block.own(of_held, anew=100))
+    log_d = Operand(held.log_d)
+    (dr_, dk_, *state), (_, _, v_, _, w_) = (
+        block.own(of_found, anew=100),
+        block.own(of_came, anew=100),
+    )
     # log d = ln 2 log2 d, and d log d / d logit = log d.
+    log_scale = math.log(2) / tile.LOG_SCALE
     of_logits = [
-        x.log_d * wg.load(log_d.columns(*part).ref) * math.log(2)
+        x.log_d * wg.load(log_d.columns(*part).ref) * log_scale
         for part, x in zip(wg.halves, sums, strict=True)
     ]
     block.wait_for_all()
@@ -160,14 +166,15 @@ def _kernel(
         if wg.plan.tokens > 1:
             out[-1] = out[-1] + wg.product(Operand(held.A).T, g_half)
         if paired:
-            of_other = Operand(other[0].g).columns(*part)
+            of_other = Operand(block.others(of_held, anew=100)[3]).columns(*part)
             out[-1] = out[-1] + wg.product(Operand(held.dA), of_other)
     for left, _, asked in sides:
         if asked is None:
             continue
         block.fill([(asked, *state)])
-        mask = masks.decays_to_edge(met(), left=left)
-        decayed = wg.load_raw(held.k) * tile.product_of_decays(wg, mask, log_d)
+        mask = masks.decays_to_edge(wg.load_raw(block.own(meetings_, anew=100)), left=left)
+        decayed = wg.load(held.k) * tile.product_of_decays(wg, mask, log_d)
+        decayed = decayed.astype(BFLOAT16)
         for at, part in enumerate(wg.halves):
             out[at] = out[at] + wg.product(decayed, Operand(state[0].at[pl.ds(*part)]).T)
     block.wait_for_all()

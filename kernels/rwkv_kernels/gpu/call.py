@@ -38,15 +38,17 @@ class Block:
         self.part, self.first = lax.div(part, blocks), lax.rem(part, blocks) * wg.width
         self._copied, self._first_copy = copied, first_copy
 
-    def own(self, memory):
-        """This warpgroup's of shared memory of which each has its own."""
-        if self._wg.warpgroups == 1:
-            return memory
-        return jax.tree.map(lambda ref: ref.at[self.index], memory)
+    def own(self, memory, *, anew: int | Array = 0):
+        """This warpgroup's of shared memory of which each has its own.
 
-    def others(self, memory):
+        anew: another number for another part of a kernel, or a loop's turn. The compiler would work
+        out all addresses at the beginning, and has not the registers to keep them.
+        """
+        return _at(memory, self.index, anew)
+
+    def others(self, memory, *, anew: int = 0):
         """The other warpgroup's."""
-        return jax.tree.map(lambda ref: ref.at[1 - self.index], memory)
+        return _at(memory, 1 - self.index, anew)
 
     def wait_for_all(self) -> None:
         """Until all of the block's warpgroups are here, to each of whom is known then what another
@@ -134,6 +136,12 @@ class Block:
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(source, target)
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+
+def _at(memory, index: Array, anew: int | Array):
+    number = jnp.asarray(anew, jnp.int32)
+    index = index + (lax.optimization_barrier(number) - number)  # 0, but who knows
+    return jax.tree.map(lambda ref: ref.at[index], memory)
 
 
 def kernel_call(

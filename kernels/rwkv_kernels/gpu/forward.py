@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import Plan
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
 
 def forward(
@@ -38,7 +38,7 @@ def forward(
         "w_or_held": wg.in_turn((wg.tokens(N, jnp.float32),), (wg.operand(N), wg.operand(N))),
         "came_or_state": wg.in_turn((wg.tokens(N, r.dtype), wg.tokens(N, k.dtype)), state),
         "v_": wg.tokens(N, v.dtype),
-        "log_d": wg.operand(N),
+        "log_d": wg.operand(N, dtype=FLOAT16),
         "keys_": wg.operand(N),
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "left": from_left, "right": from_right}
@@ -70,7 +70,8 @@ def _kernel(
         A = tile.scores(wg, held_r, held_k, log_d, keys, meetings, block.levels)
         wg.wait_for_readers()
     if wg.plan.paired:  # one level more, of which both tiles are the halves
-        c = tile.product_of_decays(wg, masks.decays_to_other(meetings, block.index), log_d)
+        mask = masks.decays_to_other(meetings, block.index)
+        c = tile.product_of_decays(wg, mask, log_d).astype(BFLOAT16)
         wg.write(keys, wg.load_raw(held_k.ref) * c)
         block.wait_for_all()
         other = Operand(block.others(keys_))
@@ -92,7 +93,8 @@ def _kernel(
             continue
         block.fill([(block.state(array, i + at_right), *state)])
         mask = masks.decays_to_edge(meetings, left=not at_right)
-        decayed = wg.load_raw(held_r.ref) * tile.product_of_decays(wg, mask, log_d)
+        decayed = wg.load(held_r.ref) * tile.product_of_decays(wg, mask, log_d)
+        decayed = decayed.astype(BFLOAT16)
         for at, part in enumerate(wg.halves):
             out[at] = out[at] + wg.product(decayed, Operand(state[0].at[pl.ds(*part)]).T)
     wg.wait_for_readers()

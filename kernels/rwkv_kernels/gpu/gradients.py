@@ -9,20 +9,19 @@ shared memory wherever it is used, since registers are short.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, BFloat16, Int
+from jaxtyping import Array, BFloat16, Float, Float16, Int
 
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
-
-Meetings = Callable[[], BFloat16[Array, "64 64"]]  # `masks.meetings`, from shared memory each time
 
 
 class Sums(NamedTuple):
@@ -65,33 +64,41 @@ class Rooms(NamedTuple):
         return Rooms(*map(Operand, self))
 
 
-def of_tokens_themselves(
-    wg: Warpgroup, block: Block, held: Held, u, room: Operand
-) -> tuple[list[Sums], list[Array]]:
-    """Of y_t = (r_t . u . k_t) v_t; and the gradient of u by halves, the same in all rows."""
-    held = held.operands()
-    of_bonus = wg.sum_of_columns(wg.load(held.g.ref) * wg.load(held.v.ref))
+def of_bonus(
+    wg: Warpgroup, held: Held, room: Operand, of_itself: Float[Array, "64"]
+) -> list[Array]:
+    """Of u, by halves, the same in all rows: y_t = (r_t . u . k_t) v_t.
+
+    of_itself: the gradient of r_t . u . k_t.
+    """
+    r, k = Operand(held.r), Operand(held.k)
+    for part in wg.halves:
+        of_r_and_k = wg.load(r.columns(*part).ref) * wg.load(k.columns(*part).ref)
+        wg.write(room.columns(*part), wg.spread(of_itself, 0, part[1]) * of_r_and_k)
+    wg.store()
+    mask = masks.of_bfloat16(masks.rows_from(wg))
+    return [wg.product(mask, room.columns(*part)) for part in wg.halves]
+
+
+def of_tokens_themselves(wg: Warpgroup, held: Held, u, of_itself: Float[Array, "64"]) -> list[Sums]:
+    """Of y_t = (r_t . u . k_t) v_t; u [N] in main memory."""
     sums = []
     for part in wg.halves:
-        bonus = wg.load_row(u.at[block.head, pl.ds(*part)])
-        r, k = (wg.load(x.columns(*part).ref) for x in (held.r, held.k))
-        over_r, over_k = (wg.spread(of_bonus, 0, part[1]) * x for x in (k, r))
-        wg.write(room.columns(*part), over_k * k)
-        sums.append(Sums(over_r * bonus, over_k * bonus, wg.zeros(part[1])))
-    wg.store()
-    every_row = [wg.product(masks.rows_from(wg), room.columns(*part)) for part in wg.halves]
-    return sums, every_row
+        over = wg.spread(of_itself, 0, part[1]) * wg.load_row(u.at[pl.ds(*part)])
+        r, k = (wg.load(Operand(x).columns(*part).ref) for x in (held.r, held.k))
+        sums.append(Sums(over * k, over * r, wg.zeros(part[1])))
+    return sums
 
 
 def through_levels(
-    wg: Warpgroup, block: Block, sums: list[Sums], held: Held, rooms: Rooms, met: Meetings
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms, of_met
 ) -> list[Sums]:
     """What a tile's tokens say to one another. Leaves the scores in the room of A."""
-    r, k, _, _, log_d, dA, A = held.operands()
-    X, Y, E, D = rooms.operands()
+    r, k, _, _, _, dA, A = Held(*block.own(of_held)).operands()
+    D = Rooms(*block.own(of_rooms)).operands().D
 
     # At the first level nothing lies between.
-    meet = masks.meet(wg, met(), jnp.int32(0))
+    meet = masks.of_bfloat16(masks.meet(wg, wg.load_raw(block.own(of_met)), jnp.int32(0)))
     scores = wg.product(r, k.T).astype(BFLOAT16)
     wg.store((A, meet * scores), (D, meet * wg.load_raw(dA.ref)))
     for at, part in enumerate(wg.halves):
@@ -99,78 +106,94 @@ def through_levels(
         sums[at] = Sums(sums[at].r + of_r, sums[at].k + of_k, sums[at].log_d)
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
+        r, k, _, _, log_d, dA, A = Held(*block.own(of_held, anew=bit)).operands()
+        X, Y, E, D = Rooms(*block.own(of_rooms, anew=bit)).operands()
+
+        def met() -> Array:
+            return wg.load_raw(block.own(of_met, anew=bit))
+
         c = tile.product_of_decays(wg, masks.decays_to_midpoint(wg, met(), bit), log_d)
         wg.wait_for_readers()
-        wg.store((X, wg.load_raw(r.ref) * c), (Y, wg.load_raw(k.ref) * c), (E, c))
+        wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c), (E, _as_bits(c)))
         scores = wg.product(X, Y.T).astype(BFLOAT16)
-        meet = masks.meet(wg, met(), bit)
+        meet = masks.of_bfloat16(masks.meet(wg, met(), bit))
         wg.store((A, wg.load_raw(A.ref) + meet * scores), (D, meet * wg.load_raw(dA.ref)))
-        sums = _add(wg, sums, (D, Y), (D.T, X), (X, Y, E))
+        sums = _add(wg, sums, (D, Y), (D.T, X), (r, k, E, X), wg.wait_for_readers)
         mask = masks.decays_to_midpoint(wg, met(), bit, transposed=True)
-        return _add_of_log(wg, sums, mask, E)
+        return _add_of_log(wg, sums, mask, E, X)
 
     return lax.fori_loop(1, block.levels, level, sums)
 
 
 def through_other_tile(
-    wg: Warpgroup, block: Block, sums: list[Sums], held: Held, rooms: Rooms,
-    of_other: tuple[Held, Rooms], met: Meetings,
-) -> list[Sums]:  # fmt: skip
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms, of_met
+) -> list[Sums]:
     """One level more, of which a pair's tiles are the halves.
 
     Leaves the scores of the other tile's tokens with this one's, transposed, in the room of dA.
     """
-    r, k, v, g, log_d, room, _ = held.operands()
-    X, Y, E, _ = rooms.operands()
-    other, (other_X, other_Y, *_) = of_other[0].operands(), of_other[1].operands()
+    r, k, v, g, log_d, room, _ = Held(*block.own(of_held, anew=1)).operands()
+    X, Y, E, _ = Rooms(*block.own(of_rooms, anew=1)).operands()
+    other = Held(*block.others(of_held, anew=1)).operands()
+    other_X, other_Y, *_ = Rooms(*block.others(of_rooms, anew=1)).operands()
+
+    def met() -> Array:
+        return wg.load_raw(block.own(of_met, anew=1))
+
     c = tile.product_of_decays(wg, masks.decays_to_other(met(), block.index), log_d)
     wg.wait_for_readers()
-    wg.store((X, wg.load_raw(r.ref) * c), (Y, wg.load_raw(k.ref) * c), (E, c))
+    wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c), (E, _as_bits(c)))
     block.wait_for_all()
-    scores, of_r, of_k = wg.products((Y, other_X.T), (g, other.v.T), (v, other.g.T))
-    wg.write(room, scores)
-    of_r, of_k = of_r.astype(BFLOAT16), of_k.astype(BFLOAT16)
-    sums = _add(wg, sums, (of_r, other_Y), (of_k, other_X), (X, Y, E))
+    wg.write(room, wg.product(Y, other_X.T))
+    of_r = wg.product(g, other.v.T).astype(BFLOAT16)
+    of_k = wg.product(v, other.g.T).astype(BFLOAT16)
+    sums = _add(wg, sums, (of_r, other_Y), (of_k, other_X), (r, k, E, X), block.wait_for_all)
     mask = masks.decays_to_other(met(), block.index, transposed=True)
-    return _add_of_log(wg, sums, mask, E)
+    return _add_of_log(wg, sums, mask, E, X)
 
 
 def through_states(
-    wg: Warpgroup, block: Block, sums: list[Sums], held: Held, rooms: Sequence, sides, met: Meetings
-) -> list[Sums]:
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Sequence, sides, of_met
+) -> list[Sums]:  # fmt: skip
     """What comes through the states at the tile's borders.
 
-    rooms: two operands and a state. sides: for each whether it is the left one, the state that is
-    said there and the gradient of that which is asked there, or None.
+    of_rooms: two operands and a state. sides: for each whether it is the left one, the state that
+    is said there and the gradient of that which is asked there, or None.
     """
-    held = held.operands()
-    E, c_, state = map(Operand, rooms)
+    parts = itertools.count(1)
     for left, said, asked in sides:
-        mask = masks.decays_to_edge(met(), left=left)
+        anew = next(parts)
+        held = Held(*block.own(of_held, anew=anew)).operands()
+        E, c_, _ = map(Operand, block.own(of_rooms, anew=anew))
+        mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), left=left)
         wg.wait_for_readers()
         wg.write(c_, tile.product_of_decays(wg, mask, held.log_d))
         before = None
-        for name, there, by in (("r", said, held.g), ("k", asked, held.v)):
+        for name, there, by in (("r", said, "g"), ("k", asked, "v")):
             if there is None:
                 continue
+            anew = next(parts)
+            held = Held(*block.own(of_held, anew=anew)).operands()
+            E, c_, state = map(Operand, block.own(of_rooms, anew=anew))
             block.fill([(there, state.ref)])
             new = []
             for part, x in zip(wg.halves, sums, strict=True):
                 e, own = E.columns(*part), getattr(held, name).columns(*part)
-                over = wg.product(by, state.columns(*part)) * wg.load(c_.columns(*part).ref)
+                over = wg.product(getattr(held, by), state.columns(*part))
+                over = over * wg.load(c_.columns(*part).ref)
                 of_log = over * wg.load(own.ref)
                 wg.write(e, of_log if before is None else wg.load(e.ref) + of_log)
                 new.append(x._replace(**{name: getattr(x, name) + over}))
             before = sums = new
         wg.store()
-        mask = masks.decays_to_edge(met(), left=left, transposed=True)
-        sums = _add_of_log(wg, sums, mask, E)
+        met = wg.load_raw(block.own(of_met, anew=anew))
+        sums = _add_of_log(wg, sums, masks.decays_to_edge(met, left=left, transposed=True), E)
         wg.wait_for_readers()
     return sums
 
 
 def through_whole_tile(
-    wg: Warpgroup, sums: list[Sums], log_d: Operand, room: Operand, passing: list[list]
+    wg: Warpgroup, block: Block, sums: list[Sums], of_log_d, of_room, passing: list[list]
 ) -> list[Sums]:
     """All of a tile's decays act on states that pass.
 
@@ -179,6 +202,8 @@ def through_whole_tile(
     new = []
     for part, x in zip(wg.halves, sums, strict=True):
         columns = pl.ds(*part)
+        own = (block.own(ref, anew=-1 - part[0]) for ref in (of_log_d, of_room))
+        log_d, room = (Operand(ref).columns(*part) for ref in own)
         of_total, seen = wg.zeros(part[1]), 0
         for first in wg.plan.state_blocks:
             rows = pl.ds(first, TILE)
@@ -187,35 +212,59 @@ def through_whole_tile(
                 for said, asked in passing
             ]
             wg.wait_for_readers()
-            wg.store((room.columns(*part), functools.reduce(jnp.add, products)))
-            mask = masks.rows_from(wg, seen - first)
-            of_total = of_total + wg.product(mask, room.columns(*part))
+            wg.store((room, functools.reduce(jnp.add, products)))
+            mask = masks.of_bfloat16(masks.rows_from(wg, seen - first))
+            of_total = of_total + wg.product(mask, room)
             seen = first + TILE
-        total = jnp.exp2(wg.product(masks.rows_from(wg), log_d.columns(*part)))
+        total = jnp.exp2(tile.log2_product(wg, masks.rows_from(wg), log_d))
         new.append(Sums(x.r, x.k, x.log_d + of_total * total))
     return new
 
 
-def _add(wg: Warpgroup, sums: list[Sums], to_r, to_k, own: Sequence[Operand]) -> list[Sums]:
-    """Adds what comes to r and k, and leaves the gradient of log c in the room of c.
+def _add(
+    wg: Warpgroup, sums: list[Sums], to_r, to_k, own: Sequence[Operand], wait: Callable[[], None]
+) -> list[Sums]:
+    """Adds what comes to r and k, and leaves the gradient of log c in the room of c and another.
 
-    to_r, to_k: pairs whose products are the gradients of r c and k c; own: r c, k c and c.
+    Its sums over tokens nearly cancel: it is held in two parts.
+
+    to_r, to_k: pairs whose products are the gradients of r c and k c; own: r, k, c as bits, and the
+    other room; wait: until nobody reads what was there.
     """
     new = []
+    (by_r, of_keys), (by_k, of_readers) = to_r, to_k
     for part, x in zip(wg.halves, sums, strict=True):
-        X, Y, E = (z.columns(*part) for z in own)
-        (by_r, of_keys), (by_k, of_readers) = to_r, to_k
+        r, k, E, room = (z.columns(*part) for z in own)
         of_r, of_k = wg.products((by_r, of_keys.columns(*part)), (by_k, of_readers.columns(*part)))
-        c = wg.load(E.ref)
-        wg.write(E, of_r * wg.load(X.ref) + of_k * wg.load(Y.ref))
-        new.append(Sums(x.r + of_r * c, x.k + of_k * c, x.log_d))
+        c = _of_bits(wg.load_raw(E.ref))
+        of_r, of_k = of_r * c, of_k * c
+        high, low = wg.split(of_r * wg.load(r.ref) + of_k * wg.load(k.ref))
+        wait()
+        wg.write(E, high)
+        wg.write(room, low)
+        new.append(Sums(x.r + of_r, x.k + of_k, x.log_d))
     wg.store()
     return new
 
 
+def _as_bits(c: Float[Array, "64 n"]) -> BFloat16[Array, "64 n"]:
+    """c, from 0 to 1, in the room of a bfloat16 but with 10 bits of its 8.
+
+    The sign of such a number and the highest bit of its exponent are 0 and can be left out.
+    """
+    bits = lax.bitcast_convert_type(c, jnp.uint32) + jnp.uint32(1 << 13)  # rounded
+    return lax.bitcast_convert_type((bits >> 14).astype(jnp.uint16), BFLOAT16)
+
+
+def _of_bits(bits: BFloat16[Array, "64 n"]) -> Float[Array, "64 n"]:
+    number = lax.bitcast_convert_type(bits, jnp.uint16).astype(jnp.uint32)
+    return lax.bitcast_convert_type(number << 14, jnp.float32)
+
+
 def _add_of_log(
-    wg: Warpgroup, sums: list[Sums], mask: BFloat16[Array, "64 64"], of_log: Operand
+    wg: Warpgroup, sums: list[Sums], mask: Float16[Array, "64 64"], *of_log: Operand
 ) -> list[Sums]:
-    """of_log: gradients of log c; mask: which log decays (row) are in which token's log c."""
-    products = wg.products(*((mask, of_log.columns(*part)) for part in wg.halves))
+    """of_log: parts of gradients of log c; mask: which log decays (row) are in which token's."""
+    mask = masks.of_bfloat16(mask)
+    products = wg.products(*((mask, *(x.columns(*part) for x in of_log)) for part in wg.halves))
     return [Sums(x.r, x.k, x.log_d + y) for x, y in zip(sums, products, strict=True)]

@@ -12,26 +12,37 @@ level (0 is a token with itself):
     4 4 4 4 4 0 1 2 2
     ...
 
-All masks are arithmetic on one table of small numbers (`meetings`): it works on pairs of bfloat16,
+All masks are arithmetic on one table of small numbers (`meetings`): it works on pairs of float16,
 where comparisons and choices would take each number into a register of its own, and a conversion
 of what they give is among a GPU's slowest instructions.
+
+A mask is float16, of zeros and ones; `of_bfloat16` gives it to what is bfloat16.
 """
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, BFloat16, Int
+from jax import lax
+from jaxtyping import Array, BFloat16, Float16, Int
 
 from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup
 
-Mask = BFloat16[Array, "64 64"]
+Mask = Float16[Array, "64 64"]
+
+# The float16 whose bits are those of 1 in bfloat16.
+_ONE_AS_BITS = float(np.asarray(1, BFLOAT16).view(np.float16))
 
 
-def meetings() -> BFloat16[Array, "64 64"]:
+def meetings() -> Mask:
     """Bit of the level at which two tokens meet, plus 1: positive where the column's is later."""
     row, column = np.indices((TILE, TILE))
     bit = np.frexp((row ^ column).astype(np.float64))[1]  # 0 for 0, else 1 + the highest bit
-    return jnp.asarray(np.sign(column - row) * bit, BFLOAT16)
+    return jnp.asarray(np.sign(column - row) * bit, FLOAT16)
+
+
+def of_bfloat16(mask: Mask) -> BFloat16[Array, "64 64"]:
+    """A mask in bfloat16, without a conversion."""
+    return lax.bitcast_convert_type(mask * _number(_ONE_AS_BITS), BFLOAT16)
 
 
 def meet(wg: Warpgroup, meetings: Mask, bit: Int[Array, ""]) -> Mask:
@@ -92,8 +103,8 @@ def _between_0_and_1(x: Mask) -> Mask:
     return jnp.maximum(jnp.minimum(x, _number(1)), _number(0))
 
 
-def _number(x: int | Int[Array, ""]) -> BFloat16[Array, ""]:
-    """A small whole number; one that is known only later is converted once."""
-    if isinstance(x, int):
-        return jnp.asarray(x, BFLOAT16)
-    return x.astype(jnp.float32).astype(BFLOAT16)
+def _number(x: float | Int[Array, ""]) -> Float16[Array, ""]:
+    """One that is known only later is converted once."""
+    if isinstance(x, int | float):
+        return jnp.asarray(x, FLOAT16)
+    return x.astype(jnp.float32).astype(FLOAT16)

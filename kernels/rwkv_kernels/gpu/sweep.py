@@ -21,7 +21,7 @@ from jaxtyping import Array, BFloat16, Float, Float32
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
 
 def states(
@@ -82,7 +82,7 @@ def _sweep(
         "values_": plgpu.SMEM((stages, TILE, N), values.dtype),
         "keys_": plgpu.SMEM((stages, TILE, wg.width), keys.dtype),
         "w_": plgpu.SMEM((stages, TILE, wg.width), jnp.float32),
-        "log_d": wg.operand(wg.width),
+        "log_d": wg.operand(wg.width, dtype=FLOAT16),
         "left": wg.operand(N),
         "right": wg.operand(wg.width),
         "rounded": plgpu.SMEM((N, wg.width), BFLOAT16),
@@ -105,7 +105,7 @@ def _kernel(
     wg: Warpgroup, leftwards: bool, block: Block, *, values, keys, w, starts, meetings,
     ends, borders, log_decays, values_, keys_, w_, log_d, left, right, rounded,
 ) -> None:  # fmt: skip
-    log_d, left, right = (Operand(x) for x in (log_d, left, right))
+    log_d, left, right = (Operand(block.own(x)) for x in (log_d, left, right))
     plan, stages = wg.plan, wg.plan.tiling.sweep_stages
     tiles = plan.tiles // plan.tiling.sweep_segments
     segment = block.part
@@ -152,9 +152,9 @@ def _kernel(
             (log_d, tile.log2_decay(wg, w_.at[stage], block.tokens_in(i))),
             (left, wg.load_raw(values_.at[stage])),
         )
-        decayed = wg.load_raw(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d)
+        decayed = wg.load(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d)
         wg.store((right, decayed))
-        log_total = wg.product(across, log_d)
+        log_total = tile.log2_product(wg, across, log_d)
         total = jnp.exp2(log_total)
         state = [
             x * total + wg.product(left.columns(rows.start, TILE).T, right)

@@ -3,10 +3,11 @@
 The one point where versions of Pallas' Mosaic GPU differ, and where the interpreter, which has no
 register layouts and no products of registers, is given the same arithmetic in plain JAX.
 
-Products multiply bfloat16 and sum in float32. Mosaic's own barriers around every read and write of
-shared memory are off (`call.kernel_call`). A thread reads again what it wrote, without waiting; for
-what products and the copy engine read it waits in `Warpgroup.store`, and for what is overwritten in
-`Warpgroup.wait_for_readers`.
+Products multiply bfloat16, or float16 where logarithms of decays are summed, and sum in float32.
+
+Mosaic's own barriers around every read and write of shared memory are off (`call.kernel_call`). A
+thread reads again what it wrote, without waiting; for what products and the copy engine read it
+waits in `Warpgroup.store`, and for what is overwritten in `Warpgroup.wait_for_readers`.
 """
 
 import dataclasses
@@ -24,12 +25,12 @@ from jaxtyping import Array, BFloat16, Float, Int
 from rwkv_kernels.gpu.plan import TILE, Plan
 
 _WHOLE = ()  # an index: JAX 0.10 wants one, 0.11 lets it be left out
-BFLOAT16 = jnp.bfloat16
+BFLOAT16, FLOAT16 = jnp.bfloat16, jnp.float16
 
 
 @dataclasses.dataclass(frozen=True)
 class Operand:
-    """A bfloat16 tile in shared memory that products read, or some of its rows or columns.
+    """A tile in shared memory that products read, or some of its rows or columns.
 
     Attributes:
       ref: [rows, columns], swizzled.
@@ -47,7 +48,7 @@ class Operand:
         return Operand(self.ref.at[:, pl.ds(first, count)])
 
 
-Lhs = BFloat16[Array, "64 k"] | Operand
+Lhs = Float[Array, "64 k"] | Operand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,13 @@ class Warpgroup:
         """The sum of each row: two numbers a thread."""
         return jnp.sum(x, axis=1)
 
+    def split(self, x: Float[Array, "64 n"]) -> tuple[BFloat16[Array, "64 n"], ...]:
+        """x in two parts of bfloat16, high and low: 15 bits."""
+        # Cut off, not rounded: a number at a time is rounded slowly, and here it is wanted again.
+        bits = lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFF0000)
+        high = lax.bitcast_convert_type(bits, jnp.float32)
+        return high.astype(BFLOAT16), (x - high).astype(BFLOAT16)
+
     def wait_for_readers(self) -> None:
         """Waits until all threads are here: none reads any more what is overwritten next."""
         if self.interpret is None:
@@ -132,7 +140,7 @@ class Warpgroup:
 
     def write(self, operand: Operand, x: Float[Array, "rows columns"]) -> None:
         """Rounds a tile and writes it, for the same threads to read it again. Waits for nobody."""
-        x = x.astype(BFLOAT16)
+        x = x.astype(operand.ref.dtype)
         if self.interpret is not None:
             operand.ref[...] = x
             return
@@ -147,12 +155,15 @@ class Warpgroup:
 
         write(operand.ref, x)
 
-    def product(self, lhs: Lhs, rhs: Operand) -> Float[Array, "64 n"]:
-        """lhs @ rhs, of float32 sums; lhs in registers or in shared memory, rhs [k, n]."""
-        (total,) = self.products((lhs, rhs))
+    def product(self, lhs: Lhs, *rhs: Operand) -> Float[Array, "64 n"]:
+        """lhs @ rhs, of float32 sums; lhs in registers or in shared memory, rhs [k, n].
+
+        Several right operands are parts of one: their products are added up.
+        """
+        (total,) = self.products((lhs, *rhs))
         return total
 
-    def products(self, *pairs: tuple[Lhs, Operand]) -> list[Float[Array, "64 n"]]:
+    def products(self, *pairs: tuple[Lhs, *tuple[Operand, ...]]) -> list[Float[Array, "64 n"]]:
         """Several at once, waited for together."""
 
         def turned(x: Lhs) -> Array:
@@ -161,16 +172,20 @@ class Warpgroup:
             memory = x.ref if self.interpret is None else x.ref[...]
             return memory.T if x.transposed else memory
 
-        operands = [(turned(lhs), turned(rhs)) for lhs, rhs in pairs]
+        operands = [[turned(x) for x in pair] for pair in pairs]
         if self.interpret is not None:
-            return [jnp.dot(a, b, preferred_element_type=jnp.float32) for a, b in operands]
+            return [
+                sum(jnp.dot(lhs, part, preferred_element_type=jnp.float32) for part in rhs)
+                for lhs, *rhs in operands
+            ]
 
         def accumulate(*totals):
-            for total, (lhs, rhs) in zip(totals, operands, strict=True):
-                plgpu.wgmma(total, lhs, rhs)
+            for total, (lhs, *rhs) in zip(totals, operands, strict=True):
+                for part in rhs:
+                    plgpu.wgmma(total, lhs, part)
             return [total[...] for total in totals]
 
-        shapes = [(lhs.shape[0], rhs.shape[1]) for lhs, rhs in operands]
+        shapes = [(lhs.shape[0], rhs.shape[1]) for lhs, rhs, *_ in operands]
         return pl.run_scoped(accumulate, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
 
     @property
@@ -195,9 +210,9 @@ class Warpgroup:
             plgpu.SwizzleTransform(self.swizzle),
         )
 
-    def operand(self, columns: int, *, rows: int = TILE) -> Any:
-        """Shared memory for an operand: bfloat16 [rows, columns], swizzled."""
-        return plgpu.SMEM((*self._each, rows, columns), BFLOAT16, transforms=self._transforms)
+    def operand(self, columns: int, *, rows: int = TILE, dtype=BFLOAT16) -> Any:
+        """Shared memory for an operand [rows, columns], swizzled."""
+        return plgpu.SMEM((*self._each, rows, columns), dtype, transforms=self._transforms)
 
     def tokens(self, columns: int, dtype) -> Any:
         """Shared memory for a tile of tokens as it comes from main memory: rows in turn.
@@ -208,7 +223,7 @@ class Warpgroup:
 
     @property
     def _each(self) -> tuple[int, ...]:
-        return () if self.warpgroups == 1 else (self.warpgroups,)
+        return (self.warpgroups,)
 
     def in_turn(self, *groups: Sequence[Any]) -> Any:
         """Shared memory for groups that are never in use at the same time: the room of the largest.
