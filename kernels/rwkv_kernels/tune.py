@@ -19,12 +19,11 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import tqdm
 
 from rwkv_kernels import bench_gpu_static, pallas_gpu
-from rwkv_kernels.bench import arguments, save
-from rwkv_kernels.bench_gpu import SHAPES, milliseconds
+from rwkv_kernels.bench import save
+from rwkv_kernels.bench_gpu import SHAPES, arguments, milliseconds
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling
@@ -53,7 +52,7 @@ def measure(shape: Shape, tiling: Tiling, calls: int) -> float:
         )
         return y, *pullback(g)
 
-    return milliseconds(both, arguments(WkvShape("", *shape), jnp.bfloat16), calls)
+    return milliseconds(both, arguments(WkvShape("", *shape)), calls)
 
 
 def search(shape: Shape, calls: int) -> Tiling:

@@ -12,7 +12,7 @@ from regimes import NAMES
 
 from rwkv_kernels import pallas_gpu
 
-# Operands of products are rounded to 8 bits; the largest error seen is 5.4e-3 of a maximum.
+# Operands of products are rounded to 8 bits; the largest error seen is 6.3e-3 of a maximum.
 TOLERANCE = 8e-3
 
 
@@ -30,11 +30,11 @@ def judge_sees(x):
     return {name: np.asarray(a, np.float64) for name, a in x.items()}
 
 
-def assert_near(results, expected, names):
+def assert_near(results, expected, names, of=""):
     for name, got, want in zip(names, results, expected, strict=True):
         scale = max(np.abs(want).max(), 1e-6)
         error = np.abs(np.asarray(got, np.float64) - want).max() / scale
-        assert error < TOLERANCE, f"{name}: {error:.1e} of the maximum"
+        assert error < TOLERANCE, f"{of} {name}: {error:.1e} of the maximum"
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def check_both_directions(shape, regime, interpret=None, tiling=None):
     results = both_directions(shape, interpret, tiling)(*(x[name] for name in "rkvwug"))
     judge = judge_sees(x)
     y, gradients = float64_loop.bi_wkv(*(judge[name] for name in "rkvwu"), g=judge["g"])
-    assert_near(results, (y, *gradients), NAMES[:6])
+    assert_near(results, (y, *gradients), NAMES[:6], regime)
     chex.assert_type(results[:4], jnp.bfloat16)
     chex.assert_type(results[4:], jnp.float32)
     dw = results[4]
@@ -82,4 +82,4 @@ def check_causal(shape, regime, interpret=None, tiling=None):
     results = causal(shape, interpret, tiling)(*(x[name] for name in names))
     judge = judge_sees(x)
     outputs, gradients = float64_loop.wkv(*(judge[name] for name in names))
-    assert_near(results, (*outputs, *gradients), ("y", "final state", *NAMES[1:]))
+    assert_near(results, (*outputs, *gradients), ("y", "final state", *NAMES[1:]), regime)

@@ -21,7 +21,7 @@ from jaxtyping import Array, BFloat16, Float, Float16, Int
 from rwkv_kernels.gpu import masks, tile
 from rwkv_kernels.gpu.call import Block
 from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, Lhs, Operand, Warpgroup
 
 
 class Sums(NamedTuple):
@@ -266,5 +266,8 @@ def _add_of_log(
 ) -> list[Sums]:
     """of_log: parts of gradients of log c; mask: which log decays (row) are in which token's."""
     mask = masks.of_bfloat16(mask)
-    products = wg.products(*((mask, *(x.columns(*part) for x in of_log)) for part in wg.halves))
+    pairs: list[tuple[Lhs, *tuple[Operand, ...]]] = [
+        (mask, *(x.columns(*part) for x in of_log)) for part in wg.halves
+    ]
+    products = wg.products(*pairs)
     return [Sums(x.r, x.k, x.log_d + y) for x, y in zip(sums, products, strict=True)]

@@ -11,6 +11,7 @@ waits in `Warpgroup.store`, and for what is overwritten in `Warpgroup.wait_for_r
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -174,8 +175,9 @@ class Warpgroup:
 
         operands = [[turned(x) for x in pair] for pair in pairs]
         if self.interpret is not None:
+            dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
             return [
-                sum(jnp.dot(lhs, part, preferred_element_type=jnp.float32) for part in rhs)
+                functools.reduce(jnp.add, (dot(lhs, part) for part in rhs))
                 for lhs, *rhs in operands
             ]
 
