@@ -90,7 +90,8 @@ bench-retrieval: $(VENV)/.test
 # On a machine with a Hopper GPU: correctness of every shape and regime, then times beside rivals,
 # which live in an environment of their own.
 gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
-	$(BIN)/python -m pytest -m gpu
+	# Several at a time, since most of it is compiling: none may take all memory for itself.
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -n 8 -m gpu
 	$(VENV)-rivals/bin/python kernels/rwkv_kernels/bench_gpu_torch.py --out build/gpu_rivals.json
 	$(BIN)/python -m rwkv_kernels.bench_gpu --rivals build/gpu_rivals.json --out docs/gpu_bench.md
 # The training step of B/32, with the kernels and without.
