@@ -21,6 +21,8 @@ from rwkv_kernels.gpu.gradients import Held, Rooms
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
+_LAST = 100  # for `Block.own`: the part of the kernel in which results are written
+
 
 class Borders(NamedTuple):
     """States [B, H, tiles + 1, N, N] at all borders; None is nothing.
@@ -93,7 +95,7 @@ def _kernel(
     held, rooms = Held(*block.own(of_held)), Rooms(*block.own(of_rooms))
     (row,) = block.own(of_row)
     own_meetings = block.own(meetings_)
-    paired, i = wg.plan.paired, block.part
+    i = block.part
 
     sources = ((r, r_), (k, k_), (v, v_), (g, g_), (w, w_))
     block.fill([(block.tokens(x, i), to) for x, to in sources])
@@ -132,55 +134,66 @@ def _kernel(
 
     of_all = Held(*of_held), Rooms(*of_rooms)
     if sides:
-        wg.wait_for_readers()
         sums = gradients.through_states(wg, block, sums, of_all[0], of_sides, sides, meetings_)
         sums = gradients.through_whole_tile(wg, block, sums, of_held[4], of_sides[0], passing)
         block.wait_for_all()
     if wg.plan.tokens > 1:
         sums = gradients.through_levels(wg, block, sums, *of_all, meetings_)
-    if paired:
+    if wg.plan.paired:
         sums = gradients.through_other_tile(wg, block, sums, *of_all, meetings_)
 
-    held = Held(*block.own(of_held, anew=100))
-    log_d = Operand(held.log_d)
-    (dr_, dk_, *state), (_, _, v_, _, w_) = (
-        block.own(of_found, anew=100),
-        block.own(of_came, anew=100),
-    )
+    held = Held(*block.own(of_held, anew=_LAST)).operands()
+    dr_, dk_, *state = block.own(of_found, anew=_LAST)
+    _, _, v_, _, w_ = block.own(of_came, anew=_LAST)
     # log d = ln 2 log2 d, and d log d / d logit = log d.
     log_scale = math.log(2) / tile.LOG_SCALE
     of_logits = [
-        x.log_d * wg.load(log_d.columns(*part).ref) * log_scale
+        x.log_d * wg.load(held.log_d.columns(*part).ref) * log_scale
         for part, x in zip(wg.halves, sums, strict=True)
     ]
     block.wait_for_all()
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(i, (dr_, dr), (dk_, dk))
+    # Values last, since hardly anything else is in registers then.
+    other_g = None
+    if wg.plan.paired:
+        other_g = Operand(block.others(of_all[0].g, anew=_LAST))
+    met = block.own(meetings_, anew=_LAST)
+    of_values = _of_values(wg, block, held, other_g, with_itself, sides, state, met)
+    block.wait_for_all()
+    _write_halves(wg, v_, of_values)
+    _write_halves(wg, w_, of_logits)
+    block.write(i, (v_, dv), (w_, dw))
 
-    # Values last, since nothing else is in registers then: dv = A^T g.
-    out = []
+
+def _of_values(
+    wg: Warpgroup, block: Block, held: Held, other_g: Operand | None,
+    with_itself: Float[Array, "64"], sides, state, met,
+) -> list[Array]:  # fmt: skip
+    """dv = A^T g by halves, A the scores of all tokens with the tile's own.
+
+    other_g: of the other of a pair of tiles, whose scores with this one's are in the room of dA.
+    """
+    found = []
     for part in wg.halves:
-        g_half = Operand(held.g).columns(*part)
-        out.append(wg.spread(with_itself, 0, part[1]) * wg.load(g_half.ref))
+        g = held.g.columns(*part)
+        of_part = wg.spread(with_itself, 0, part[1]) * wg.load(g.ref)
         if wg.plan.tokens > 1:
-            out[-1] = out[-1] + wg.product(Operand(held.A).T, g_half)
-        if paired:
-            of_other = Operand(block.others(of_held, anew=100)[3]).columns(*part)
-            out[-1] = out[-1] + wg.product(Operand(held.dA), of_other)
+            of_part = of_part + wg.product(held.A.T, g)
+        if other_g is not None:
+            of_part = of_part + wg.product(held.dA, other_g.columns(*part))
+        found.append(of_part)
     for left, _, asked in sides:
         if asked is None:
             continue
         block.fill([(asked, *state)])
-        mask = masks.decays_to_edge(wg.load_raw(block.own(meetings_, anew=100)), left=left)
-        decayed = wg.load(held.k) * tile.product_of_decays(wg, mask, log_d)
+        mask = masks.decays_to_edge(wg.load_raw(met), left=left)
+        decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
         decayed = decayed.astype(BFLOAT16)
         for at, part in enumerate(wg.halves):
-            out[at] = out[at] + wg.product(decayed, Operand(state[0].at[pl.ds(*part)]).T)
-    block.wait_for_all()
-    _write_halves(wg, v_, out)
-    _write_halves(wg, w_, of_logits)
-    block.write(i, (v_, dv), (w_, dw))
+            found[at] = found[at] + wg.product(decayed, Operand(state[0].at[pl.ds(*part)]).T)
+    return found
 
 
 def _write_halves(wg: Warpgroup, to, halves: list[Array]) -> None:

@@ -1,4 +1,4 @@
-"""Which tokens of a tile meet which: masks [64, 64] of zeros and ones, in bfloat16.
+"""Which tokens of a tile meet which: masks [64, 64] of zeros and ones.
 
 At level m (1, 2, 4, ...) a tile falls into blocks of 2m tokens, and the tokens of a block's left
 half meet those of its right half; each is decayed up to the midpoint. T = 8, who meets at what

@@ -213,19 +213,15 @@ class Warpgroup:
         )
 
     def operand(self, columns: int, *, rows: int = TILE, dtype=BFLOAT16) -> Any:
-        """Shared memory for an operand [rows, columns], swizzled."""
-        return plgpu.SMEM((*self._each, rows, columns), dtype, transforms=self._transforms)
+        """Shared memory for an operand [rows, columns] of each warpgroup, swizzled."""
+        return plgpu.SMEM((self.warpgroups, rows, columns), dtype, transforms=self._transforms)
 
     def tokens(self, columns: int, dtype) -> Any:
         """Shared memory for a tile of tokens as it comes from main memory: rows in turn.
 
         Not swizzled: a tile that main memory's rows end in is filled up with zeros only so.
         """
-        return plgpu.SMEM((*self._each, TILE, columns), dtype)
-
-    @property
-    def _each(self) -> tuple[int, ...]:
-        return (self.warpgroups,)
+        return plgpu.SMEM((self.warpgroups, TILE, columns), dtype)
 
     def in_turn(self, *groups: Sequence[Any]) -> Any:
         """Shared memory for groups that are never in use at the same time: the room of the largest.
