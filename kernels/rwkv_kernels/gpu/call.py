@@ -131,11 +131,13 @@ class Block:
         """Copies the first row of [64, width] to [B, rows, H * N]."""
         self.write_to(array.at[self.batch, pl.ds(row, 1), self.channels], source.at[pl.ds(0, 1)])
 
-    def write_to(self, target, source) -> None:
-        """Copies shared memory to a place in main memory."""
+    def write_to(self, target, source, *, arrived: bool = False) -> None:
+        """Copies shared memory to a place in main memory, and waits until it has been read, or has
+        arrived.
+        """
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(source, target)
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        plgpu.wait_smem_to_gmem(0, wait_read_only=not arrived)
 
 
 def _at(memory, index: Array, anew: int | Array):

@@ -172,14 +172,17 @@ def _kernel(
     log_through = None if log_decays is None else zeros
     state, log_through = lax.fori_loop(0, tiles, add_tile, (state, log_through))
     last = tile_at(tiles - 1)
-    write_border(last if leftwards else last + 1, state)
+    # Where another segment goes on, that one writes the border.
+    ends_here = segment == (0 if leftwards else plan.tiling.sweep_segments - 1)
+    pl.when(ends_here)(lambda: write_border(last if leftwards else last + 1, state))
 
     # The last thing to happen here: the room of a tile's w is free.
     room = w_.at[0]
     for rows, x in zip(blocks, state, strict=True):
         wg.wait_for_readers()
         room[...] = x
-        block.write_to(ends.at[block.batch, block.head, segment, rows, block.of_head], room)
+        target = ends.at[block.batch, block.head, segment, rows, block.of_head]
+        block.write_to(target, room, arrived=True)  # the next one overlaps, and agrees
     if log_decays is not None:
         wg.wait_for_readers()
         room[...] = log_through
