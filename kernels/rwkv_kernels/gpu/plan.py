@@ -59,12 +59,9 @@ class Plan:
         """Bytes of shared memory that a block of a kernel takes, but for barriers."""
         if kernel == "states":
             return self._of_a_sweep() if self.stateful else 0
-        state = 2 * self.head_size**2
-        return (
-            self._of_a_tile(kernel, state)
-            if self.stateful
-            else (1 + self.paired) * self._of_a_tile(kernel)
-        )
+        if self.stateful:
+            return self._of_a_tile(kernel, state=2 * self.head_size**2)
+        return (1 + self.paired) * self._of_a_tile(kernel)
 
     def _of_a_sweep(self) -> int:
         N, stages = self.head_size, self.tiling.sweep_stages
