@@ -32,11 +32,8 @@ SHAPES = (
 )
 # Bytes a second from memory, by data sheet: NVIDIA H200 SXM, H100 SXM and PCIe.
 BANDWIDTH = {"H200": 4.8e12, "H100 80GB HBM3": 3.35e12, "H100 PCIe": 2.0e12}
-_NAMES = (
-    "pallas_gpu",
-    "chunked",
-    "reference",
-)  # `associative_scan` keeps too much for these shapes
+# `associative_scan` keeps too much for these shapes.
+_NAMES = ("pallas_gpu", "chunked", "reference")
 # `reference` keeps a state of every step for its gradient.
 _MOST_STATE_BYTES = 20e9
 

@@ -26,8 +26,7 @@ from rwkv_kernels.bench import save
 from rwkv_kernels.bench_gpu import SHAPES, arguments, milliseconds
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.tiling import Tiling
-from rwkv_kernels.gpu.tiling import choices as tiling_choices
+from rwkv_kernels.gpu.tiling import Tiling, sweeps
 from rwkv_kernels.platforms import device_kind, platform
 from rwkv_kernels.shapes import WkvShape
 
@@ -39,7 +38,7 @@ def choices(shape: Shape, tiling: Tiling) -> list[Tiling]:
     _, T, _, N = shape
     if not Plan(T, N, False, tiling).stateful:
         return [tiling]
-    every = tiling_choices(tiling, N, -(-T // TILE))
+    every = sweeps(tiling, N, -(-T // TILE))
     return [x for x in every if not Plan(T, N, False, x).unservable()]
 
 
@@ -55,11 +54,12 @@ def measure(shape: Shape, tiling: Tiling, calls: int) -> float:
     return milliseconds(both, arguments(WkvShape("", *shape)), calls)
 
 
-def search(shape: Shape, calls: int) -> Tiling:
-    """The quickest choice."""
+def search(shape: Shape, calls: int) -> Tiling | None:
+    """The quickest choice; None, and nothing timed, where there is nothing to choose."""
     tried = choices(shape, bench_gpu_static.default_tiling(shape))
     if len(tried) == 1:
-        return tried[0]
+        print(f"{list(shape)}: nothing to choose")
+        return None
     times = {x: measure(shape, x, calls) for x in tqdm.tqdm(tried, str(list(shape)), leave=False)}
     for x, time in times.items():
         print(f"{list(shape)}: {time:.3f} ms, {x}", flush=True)
@@ -133,7 +133,7 @@ def main() -> None:
             "--static ranks the choices on paper."
         )
     found = {shape: search(shape, options.calls) for shape in tqdm.tqdm(shapes, unit="shape")}
-    keep(options.out, device_kind(), found)
+    keep(options.out, device_kind(), {shape: x for shape, x in found.items() if x is not None})
     print(f"kept in {options.out}")
 
 

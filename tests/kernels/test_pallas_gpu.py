@@ -61,8 +61,7 @@ def watched(monkeypatch):
 
     monkeypatch.setattr(gpu_callbacks, name, watch)
     if hasattr(gpu_callbacks, "call_tag_ref_union"):  # JAX 0.11 watches memory used in turn, too
-        together = lambda _, *groups: plgpu.RefUnion(*groups)  # noqa: E731
-        monkeypatch.setattr(Warpgroup, "in_turn", together)
+        monkeypatch.setattr(Warpgroup, "in_turn", staticmethod(plgpu.RefUnion))
     return states
 
 

@@ -52,10 +52,18 @@ def test_choices_fit_and_begin_with_the_default(shape):
 
 
 @pytest.mark.parametrize("T", [1, 49, 64, 65, 128])
-def test_up_to_two_tiles_there_is_nothing_to_choose(T):
+def test_up_to_two_tiles_there_is_nothing_to_choose(T, monkeypatch):
+    monkeypatch.setattr(tune, "measure", lambda *_: pytest.fail("timed for nothing"))
     shape = (1024, T, 8, 80)
     first = tune.bench_gpu_static.default_tiling(shape)
     assert tune.choices(shape, first) == [first]
+    assert tune.search(shape, calls=2) is None  # so that none is kept as measured
+
+
+def test_the_quickest_is_found(monkeypatch):
+    quickest = Tiling(sweep_blocks=5, sweep_segments=2, sweep_stages=1)
+    monkeypatch.setattr(tune, "measure", lambda _, tiling, __: 1.0 + (tiling != quickest))
+    assert tune.search((1024, 196, 8, 80), calls=2) == quickest
 
 
 def test_table_is_kept_and_found(tmp_path, monkeypatch):

@@ -91,8 +91,9 @@ def _kernel(
     dr, dk, dv, dw, du, tokens, work, meetings_,
 ) -> None:  # fmt: skip
     (of_came, of_held), (of_rooms, of_row, of_sides, of_found) = tokens, work
+    of_held, of_rooms = Held(*of_held), Rooms(*of_rooms)
     r_, k_, v_, g_, w_ = block.own(of_came)
-    held, rooms = Held(*block.own(of_held)), Rooms(*block.own(of_rooms))
+    held, rooms = block.own(of_held), block.own(of_rooms)
     (row,) = block.own(of_row)
     own_meetings = block.own(meetings_)
     i = block.part
@@ -103,7 +104,7 @@ def _kernel(
     log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
     block.wait_for_all()
     wg.store(
-        *((Operand(to), x) for to, x in zip(held[:5], (*came, log2_d), strict=True)),
+        *((Operand(to), x) for to, x in zip((*held[:4], held.log_d), (*came, log2_d), strict=True)),
         (Operand(own_meetings), wg.load_raw(meetings)),
     )
     with_itself = tile.with_itself(wg, Operand(held.r), Operand(held.k), u.at[block.head])
@@ -132,17 +133,16 @@ def _kernel(
     block.wait_for_all()
     sums = gradients.of_tokens_themselves(wg, held, u.at[block.head], of_itself)
 
-    of_all = Held(*of_held), Rooms(*of_rooms)
     if sides:
-        sums = gradients.through_states(wg, block, sums, of_all[0], of_sides, sides, meetings_)
-        sums = gradients.through_whole_tile(wg, block, sums, of_held[4], of_sides[0], passing)
+        sums = gradients.through_states(wg, block, sums, of_held, of_sides, sides, meetings_)
+        sums = gradients.through_whole_tile(wg, block, sums, of_held.log_d, of_sides[0], passing)
         block.wait_for_all()
     if wg.plan.tokens > 1:
-        sums = gradients.through_levels(wg, block, sums, *of_all, meetings_)
+        sums = gradients.through_levels(wg, block, sums, of_held, of_rooms, meetings_)
     if wg.plan.paired:
-        sums = gradients.through_other_tile(wg, block, sums, *of_all, meetings_)
+        sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings_)
 
-    held = Held(*block.own(of_held, anew=_LAST)).operands()
+    held = block.own(of_held, anew=_LAST).operands()
     dr_, dk_, *state = block.own(of_found, anew=_LAST)
     _, _, v_, _, w_ = block.own(of_came, anew=_LAST)
     # log d = ln 2 log2 d, and d log d / d logit = log d.
@@ -156,9 +156,7 @@ def _kernel(
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(i, (dr_, dr), (dk_, dk))
     # Values last, since hardly anything else is in registers then.
-    other_g = None
-    if wg.plan.paired:
-        other_g = Operand(block.others(of_all[0].g, anew=_LAST))
+    other_g = Operand(block.others(of_held.g, anew=_LAST)) if wg.plan.paired else None
     met = block.own(meetings_, anew=_LAST)
     of_values = _of_values(wg, block, held, other_g, with_itself, sides, state, met)
     block.wait_for_all()

@@ -102,6 +102,7 @@ class Block:
             plgpu.copy_gmem_to_smem(source, target, self._copied.at[self._first_copy + first + i])
 
     def wait(self, copies: int, first: int | Array = 0) -> None:
+        """Until as many have come, counted from `first` as in `start`."""
         for i in range(copies):
             plgpu.barrier_wait(self._copied.at[self._first_copy + first + i])
 
@@ -141,8 +142,11 @@ class Block:
 
 
 def _at(memory, index: Array, anew: int | Array):
+    """memory[index], by an index that the compiler cannot know before: it does not see through the
+    barrier that what is added is 0.
+    """
     number = jnp.asarray(anew, jnp.int32)
-    index = index + (lax.optimization_barrier(number) - number)  # 0, but who knows
+    index = index + (lax.optimization_barrier(number) - number)
     return jax.tree.map(lambda ref: ref.at[index], memory)
 
 
@@ -179,7 +183,7 @@ def kernel_call(
     memory: Any = {
         "scratch": dict(scratch),
         "copied": plgpu.Barrier(num_barriers=copies * wg.warpgroups),
-        "met": plgpu.Barrier(num_arrivals=2) if many else None,
+        "met": plgpu.Barrier(num_arrivals=wg.warpgroups) if many else None,
     }
     threads: dict[str, Any] = {}
     if many:
@@ -194,7 +198,7 @@ def kernel_call(
         compiler_params=plgpu.CompilerParams(
             approx_math=True,
             lowering_semantics=plgpu.LoweringSemantics.Lane,
-            unsafe_no_auto_barriers=True,
+            unsafe_no_auto_barriers=True,  # see warpgroup.py
             reduction_scratch_bytes=0,  # rows are summed within a warp
         ),
         **threads,

@@ -94,8 +94,8 @@ def through_levels(
     wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms, of_met
 ) -> list[Sums]:
     """What a tile's tokens say to one another. Leaves the scores in the room of A."""
-    r, k, _, _, _, dA, A = Held(*block.own(of_held)).operands()
-    D = Rooms(*block.own(of_rooms)).operands().D
+    r, k, _, _, _, dA, A = block.own(of_held).operands()
+    D = block.own(of_rooms).operands().D
 
     # At the first level nothing lies between.
     meet = masks.of_bfloat16(masks.meet(wg, wg.load_raw(block.own(of_met)), jnp.int32(0)))
@@ -106,8 +106,8 @@ def through_levels(
         sums[at] = Sums(sums[at].r + of_r, sums[at].k + of_k, sums[at].log_d)
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
-        r, k, _, _, log_d, dA, A = Held(*block.own(of_held, anew=bit)).operands()
-        X, Y, E, D = Rooms(*block.own(of_rooms, anew=bit)).operands()
+        r, k, _, _, log_d, dA, A = block.own(of_held, anew=bit).operands()
+        X, Y, E, D = block.own(of_rooms, anew=bit).operands()
 
         def met() -> Array:
             return wg.load_raw(block.own(of_met, anew=bit))
@@ -132,10 +132,10 @@ def through_other_tile(
 
     Leaves the scores of the other tile's tokens with this one's, transposed, in the room of dA.
     """
-    r, k, v, g, log_d, room, _ = Held(*block.own(of_held, anew=1)).operands()
-    X, Y, E, _ = Rooms(*block.own(of_rooms, anew=1)).operands()
-    other = Held(*block.others(of_held, anew=1)).operands()
-    other_X, other_Y, *_ = Rooms(*block.others(of_rooms, anew=1)).operands()
+    r, k, v, g, log_d, room, _ = block.own(of_held, anew=1).operands()
+    X, Y, E, _ = block.own(of_rooms, anew=1).operands()
+    other = block.others(of_held, anew=1).operands()
+    other_X, other_Y, *_ = block.others(of_rooms, anew=1).operands()
 
     def met() -> Array:
         return wg.load_raw(block.own(of_met, anew=1))
@@ -163,7 +163,7 @@ def through_states(
     parts = itertools.count(1)
     for left, said, asked in sides:
         anew = next(parts)
-        held = Held(*block.own(of_held, anew=anew)).operands()
+        held = block.own(of_held, anew=anew).operands()
         E, c_, _ = map(Operand, block.own(of_rooms, anew=anew))
         mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), left=left)
         wg.wait_for_readers()
@@ -173,7 +173,7 @@ def through_states(
             if there is None:
                 continue
             anew = next(parts)
-            held = Held(*block.own(of_held, anew=anew)).operands()
+            held = block.own(of_held, anew=anew).operands()
             E, c_, state = map(Operand, block.own(of_rooms, anew=anew))
             block.fill([(there, state.ref)])
             new = []

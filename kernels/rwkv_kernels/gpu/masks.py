@@ -71,16 +71,6 @@ def decays_to_midpoint(
     return _between_0_and_1(inside)
 
 
-def later(meetings: Mask) -> Mask:
-    """Where the column's token is later than the row's."""
-    return _between_0_and_1(meetings)
-
-
-def earlier(meetings: Mask) -> Mask:
-    """Where the column's token is earlier than the row's."""
-    return _between_0_and_1(-meetings)
-
-
 def decays_to_other(meetings: Mask, own: Array, *, transposed: bool = False) -> Mask:
     """Where the column's token lies between the row's and the other tile of a pair: `own` is 0 for
     the tile on the left, 1 for that on the right.
@@ -91,7 +81,7 @@ def decays_to_other(meetings: Mask, own: Array, *, transposed: bool = False) -> 
 
 def decays_to_edge(meetings: Mask, *, left: bool, transposed: bool = False) -> Mask:
     """Where the column's token lies beyond the row's, on one side: up to an edge of the tile."""
-    return earlier(meetings) if left != transposed else later(meetings)
+    return _between_0_and_1(-meetings if left != transposed else meetings)
 
 
 def rows_from(wg: Warpgroup, first: int = 0) -> Mask:

@@ -49,15 +49,15 @@ class Tiling:
         return reasons
 
 
-def choices(tiling: Tiling, head_size: int, tiles: int) -> list[Tiling]:
+def sweeps(tiling: Tiling, head_size: int, tiles: int) -> list[Tiling]:
     """All ways to cut the sweep of so many tiles, `tiling` first."""
-    sweeps = [
+    every = [
         Tiling(blocks, segments, stages)
         for blocks in (1, head_size // 16)
         for segments in range(1, min(tiles, 32) + 1)
         for stages in (1, 2)
     ]
-    fit = [x for x in sweeps if not x.misfits(head_size, tiles)]
+    fit = [x for x in every if not x.misfits(head_size, tiles)]
     return [tiling, *(x for x in fit if x != tiling)]
 
 
