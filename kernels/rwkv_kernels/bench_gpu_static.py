@@ -119,12 +119,10 @@ class Occupancy:
 def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
     """heads: B * H."""
     what = "states" if kernel.name == "wkv6_segments" else kernel.name.removeprefix("wkv6_")
-    shared, warpgroups = plan.shared_memory(what), 1
-    each = plan.tiles
+    shared, warpgroups = plan.shared_memory(what), plan.warpgroups(what)
+    each = plan.tiles // warpgroups
     if what == "states":
         each = plan.tiling.sweep_blocks * plan.tiling.sweep_segments
-    elif plan.paired:
-        each, warpgroups = 1, 2
     # Barriers are a few bytes more, and each block takes 1 KiB for itself.
     registers = _THREADS * warpgroups * -(-kernel.registers // 8) * 8  # given out in eights
     fit = min(_SHARED_MEMORY // (shared + 1024 + 64), _REGISTERS // registers)

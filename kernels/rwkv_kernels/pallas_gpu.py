@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rwkv_kernels.gpu.backward import Borders, backward
+from rwkv_kernels.gpu.backward import backward
 from rwkv_kernels.gpu.forward import forward
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.sweep import states
@@ -102,13 +102,10 @@ def _as_kernels_see(r, k, v, w, u) -> tuple[Array, ...]:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _bi_wkv6(plan: Plan, interpret, r, k, v, w, u):
-    left = right = None
-    if plan.stateful:
-        left, right = (
-            states(plan, v, k, w, None, leftwards=leftwards, interpret=interpret)[0]
-            for leftwards in (False, True)
-        )
-    return forward(plan, r, k, v, w, u, left, right, interpret=interpret)
+    both = None
+    if plan.reads_states("forward"):
+        both, _ = states(plan, v, k, w, None, leftwards=(False, True), interpret=interpret)
+    return forward(plan, r, k, v, w, u, both, interpret=interpret)
 
 
 def _bi_wkv6_forward(plan: Plan, interpret, *inputs):
@@ -117,16 +114,11 @@ def _bi_wkv6_forward(plan: Plan, interpret, *inputs):
 
 def _bi_wkv6_backward(plan: Plan, interpret, inputs, g):
     r, k, v, w, u = inputs
-    borders = Borders()
-    if plan.stateful:
-        borders = Borders(
-            *(
-                states(plan, values, keys, w, None, leftwards=leftwards, interpret=interpret)[0]
-                for leftwards in (False, True)
-                for values, keys in ((v, k), (g, r))
-            )
-        )
-    d = backward(plan, r, k, v, w, u, g, borders, interpret=interpret)
+    said = asked = None
+    if plan.reads_states("backward"):
+        said, _ = states(plan, v, k, w, None, leftwards=(False, True), interpret=interpret)
+        asked, _ = states(plan, g, r, w, None, leftwards=(True, False), interpret=interpret)
+    d = backward(plan, r, k, v, w, u, g, said, asked, interpret=interpret)
     return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u)
 
 
@@ -138,8 +130,8 @@ _bi_wkv6.defvjp(_bi_wkv6_forward, _bi_wkv6_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _wkv6(plan: Plan, interpret, r, k, v, w, u, initial):
-    left, final = states(plan, v, k, w, initial, leftwards=False, interpret=interpret)
-    return forward(plan, r, k, v, w, u, left, None, interpret=interpret), final
+    said, (final,) = states(plan, v, k, w, initial, leftwards=(False,), interpret=interpret)
+    return forward(plan, r, k, v, w, u, said, interpret=interpret), final
 
 
 def _wkv6_forward(plan: Plan, interpret, *inputs):
@@ -149,10 +141,9 @@ def _wkv6_forward(plan: Plan, interpret, *inputs):
 def _wkv6_backward(plan: Plan, interpret, inputs, gradients):
     r, k, v, w, u, initial = inputs
     g, dfinal = gradients
-    said, _ = states(plan, v, k, w, initial, leftwards=False, interpret=interpret)
-    asked, dinitial = states(plan, g, r, w, dfinal, leftwards=True, interpret=interpret)
-    borders = Borders(said_left=said, asked_right=asked)
-    d = backward(plan, r, k, v, w, u, g, borders, interpret=interpret)
+    said, _ = states(plan, v, k, w, initial, leftwards=(False,), interpret=interpret)
+    asked, (dinitial,) = states(plan, g, r, w, dfinal, leftwards=(True,), interpret=interpret)
+    d = backward(plan, r, k, v, w, u, g, said, asked, interpret=interpret)
     return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u), dinitial
 
 

@@ -8,33 +8,22 @@ with take turns in the same rooms, so that two blocks fit on a multiprocessor.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
+from jaxtyping import Array, BFloat16, Float
 
-from rwkv_kernels.gpu import gradients, masks, tile
+from rwkv_kernels.gpu import gradients, masks, sixteens, tile, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.gradients import Held, Rooms
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
 _LAST = 100  # for `Block.own`: the part of the kernel in which results are written
-
-
-class Borders(NamedTuple):
-    """States [B, H, tiles + 1, N, N] at all borders; None is nothing.
-
-    What tokens on a side say, and what is asked of this side: the gradient of the state that goes
-    to the other.
-    """
-
-    said_left: Array | None = None
-    asked_left: Array | None = None
-    said_right: Array | None = None
-    asked_right: Array | None = None
 
 
 def backward(
@@ -45,35 +34,39 @@ def backward(
     w: Float[Array, "B T C"],
     u: Float[Array, "H N"],
     g: Float[Array, "B T C"],
-    borders: Borders,
+    said: BFloat16[Array, "flows B H borders N N"] | None,
+    asked: BFloat16[Array, "flows B H borders N N"] | None,
     *,
     interpret=None,
 ) -> dict[str, Array]:
     """dr, dk, dv (bfloat16) and dw (float32), and du by sequence and tile, float32 [B, tiles, C].
 
-    g: the gradient of y, bfloat16 like r, k and v; w, u float32.
+    g: the gradient of y, bfloat16 like r, k and v; w, u float32. said: states of what comes from
+    beyond each tile; asked: the gradients of what goes on from it.
     """
     B, _, C = r.shape
     N = plan.head_size
-    wg = Warpgroup(plan, N, 1 + plan.paired, interpret)
+    wg = Warpgroup(plan, N, plan.warpgroups("backward"), interpret)
 
     tile_, square = wg.operand(N), wg.operand(TILE)  # as they lie in shared memory
     # In turn: tokens as they come, and what is held of them; what levels work in, the row of du,
     # what states are read with, and what has been found.
-    came = (*(wg.tokens(N, x.dtype) for x in (r, k, v, g)), wg.tokens(N, jnp.float32))
+    came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     held = Held(tile_, tile_, tile_, tile_, logs, square, square)
     rooms = Rooms(tile_, tile_, tile_, square)
-    row = (wg.tokens(N, jnp.float32),)
-    state = (wg.operand(N, rows=N),) if plan.stateful else ()
+    row = (wg.numbers(N),)
+    state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
         "tokens": wg.in_turn(came, tuple(held)),
-        "work": wg.in_turn(tuple(rooms), row, (tile_, tile_, *state), (*found, *state)),
+        "work": wg.in_turn(tuple(rooms), row, (tile_, *state, *state), (*found, *state)),
         "meetings_": wg.operand(TILE, dtype=FLOAT16),
+        "with_itself_": wg.numbers(TILE),
     }
-    inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, **borders._asdict()}
-    inputs["meetings"] = masks.meetings()
+    inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, "said": said, "asked": asked}
+    inputs["flows"] = None if said is None else jnp.full(1, said.shape[0], jnp.int32)
+    inputs |= {"meetings": masks.meetings(), "of_sixteen": masks.meetings(warp.SIXTEEN)}
     outputs = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype)
         for name, x in zip(("dr", "dk", "dv", "dw"), (r, k, v, w), strict=True)
@@ -86,13 +79,12 @@ def backward(
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings,
-    said_left, asked_left, said_right, asked_right,
-    dr, dk, dv, dw, du, tokens, work, meetings_,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, of_sixteen,
+    said, asked, flows, dr, dk, dv, dw, du, tokens, work, meetings_, with_itself_,
 ) -> None:  # fmt: skip
     (of_came, of_held), (of_rooms, of_row, of_sides, of_found) = tokens, work
     of_held, of_rooms = Held(*of_held), Rooms(*of_rooms)
-    r_, k_, v_, g_, w_ = block.own(of_came)
+    w_, r_, k_, v_, g_ = block.own(of_came)
     held, rooms = block.own(of_held), block.own(of_rooms)
     (row,) = block.own(of_row)
     own_meetings = block.own(meetings_)
@@ -107,44 +99,36 @@ def _kernel(
         *((Operand(to), x) for to, x in zip((*held[:4], held.log_d), (*came, log2_d), strict=True)),
         (Operand(own_meetings), wg.load_raw(meetings)),
     )
-    with_itself = tile.with_itself(wg, Operand(held.r), Operand(held.k), u.at[block.head])
-    wg.store((Operand(held.dA), wg.product(Operand(held.g), Operand(held.v).T)))
-    sides = [  # left or right, what is said there and what is asked there
-        (left, block.state(said, border), block.state(asked, border))
-        for left, border, said, asked in (
-            (True, i, said_left, asked_left),
-            (False, i + 1, said_right, asked_right),
-        )
-        if said is not None or asked is not None
-    ]
-    passing = [
-        [block.state(x, border) for x, border in pair]
-        for pair in (
-            ((said_left, i), (asked_right, i + 1)),
-            ((said_right, i + 1), (asked_left, i)),
-        )
-        if pair[0][0] is not None
-    ]
-    of_itself = wg.sum_of_columns(wg.load(held.g) * wg.load(held.v))
-    of_u = gradients.of_bonus(wg, held, Operand(rooms.E), of_itself)
+    if wg.plan.levels > warp.LEVELS:
+        wg.store((Operand(held.dA), wg.product(Operand(held.g), Operand(held.v).T)))
+    of_itself = sixteens.diagonal(wg, warp.meet(wg, came[3], came[2]))
+    with_itself, of_u, sums = gradients.of_tokens_themselves(
+        wg, held, Operand(rooms.Y), u.at[block.head], of_itself
+    )
+    block.own(with_itself_)[...] = with_itself
     block.wait_for_all()
-    _write_halves(wg, row, of_u)
-    block.write_row(i, row, du)
+    for part, x in zip(wg.halves, of_u, strict=True):
+        row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
+    block.write_to(du.at[block.batch, i, block.channels], row)
     block.wait_for_all()
-    sums = gradients.of_tokens_themselves(wg, held, u.at[block.head], of_itself)
-
-    if sides:
-        sums = gradients.through_states(wg, block, sums, of_held, of_sides, sides, meetings_)
-        sums = gradients.through_whole_tile(wg, block, sums, of_held.log_d, of_sides[0], passing)
+    sums = _each(
+        flows,
+        lambda flow, sums: gradients.through_flow(
+            wg, block, sums, of_held, of_sides, said, asked, meetings_, flow
+        ),
+        sums,
+    )
+    if flows is not None:
         block.wait_for_all()
-    if wg.plan.tokens > 1:
-        sums = gradients.through_levels(wg, block, sums, of_held, of_rooms, meetings_)
-    if wg.plan.paired:
+    sums = gradients.through_levels(
+        wg, block, sums, of_held, of_rooms, with_itself_, of_sixteen, meetings_
+    )
+    if wg.warpgroups > 1:
         sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings_)
 
     held = block.own(of_held, anew=_LAST).operands()
     dr_, dk_, *state = block.own(of_found, anew=_LAST)
-    _, _, v_, _, w_ = block.own(of_came, anew=_LAST)
+    w_, _, _, v_, _ = block.own(of_came, anew=_LAST)
     # log d = ln 2 log2 d, and d log d / d logit = log d.
     log_scale = math.log(2) / tile.LOG_SCALE
     of_logits = [
@@ -156,42 +140,61 @@ def _kernel(
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(i, (dr_, dr), (dk_, dk))
     # Values last, since hardly anything else is in registers then.
-    other_g = Operand(block.others(of_held.g, anew=_LAST)) if wg.plan.paired else None
-    met = block.own(meetings_, anew=_LAST)
-    of_values = _of_values(wg, block, held, other_g, with_itself, sides, state, met)
+    other_g = None
+    if wg.warpgroups > 1:
+        other_g = Operand(block.of(1 - block.index, of_held.g, anew=_LAST))
+    of_values = _of_values(wg, held, other_g)
+    of_values = _each(
+        flows,
+        lambda flow, of_values: _add_of_states(
+            wg, block, of_values, of_held, Operand(*state), asked, meetings_, flow
+        ),
+        of_values,
+    )
     block.wait_for_all()
     _write_halves(wg, v_, of_values)
     _write_halves(wg, w_, of_logits)
     block.write(i, (v_, dv), (w_, dw))
 
 
-def _of_values(
-    wg: Warpgroup, block: Block, held: Held, other_g: Operand | None,
-    with_itself: Float[Array, "64"], sides, state, met,
-) -> list[Array]:  # fmt: skip
+def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array]:
     """dv = A^T g by halves, A the scores of all tokens with the tile's own.
 
     other_g: of the other of a pair of tiles, whose scores with this one's are in the room of dA.
     """
     found = []
     for part in wg.halves:
-        g = held.g.columns(*part)
-        of_part = wg.spread(with_itself, 0, part[1]) * wg.load(g.ref)
-        if wg.plan.tokens > 1:
-            of_part = of_part + wg.product(held.A.T, g)
+        of_part = wg.product(held.A.T, held.g.columns(*part))
         if other_g is not None:
-            of_part = of_part + wg.product(held.dA, other_g.columns(*part))
+            of_part = wg.add_product(of_part, held.dA, other_g.columns(*part))
         found.append(of_part)
-    for left, _, asked in sides:
-        if asked is None:
-            continue
-        block.fill([(asked, *state)])
-        mask = masks.decays_to_edge(wg.load_raw(met), left=left)
-        decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
-        decayed = decayed.astype(BFLOAT16)
-        for at, part in enumerate(wg.halves):
-            found[at] = found[at] + wg.product(decayed, Operand(state[0].at[pl.ds(*part)]).T)
     return found
+
+
+def _add_of_states(
+    wg: Warpgroup, block: Block, of_values: list[Array], of_held: Held, state: Operand, asked,
+    of_met, flow: Array,
+) -> list[Array]:  # fmt: skip
+    """of_values with what comes against a flow."""
+    anew = _LAST + flow
+    held = block.own(of_held, anew=anew).operands()
+    block.fill([(block.state(asked, flow, block.part + 1 - flow), state.ref)])
+    mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), flow)
+    decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
+    decayed = decayed.astype(BFLOAT16)
+    return [
+        wg.add_product(x, decayed, Operand(state.ref.at[pl.ds(*part)]).T)
+        for part, x in zip(wg.halves, of_values, strict=True)
+    ]
+
+
+def _each(flows: Array | None, body: Callable[[Array, Any], Any], carry: Any) -> Any:
+    """body for each flow, if there are any; how many is in main memory.
+
+    A loop whose end the compiler does not know: all that it could work out before it, for one flow
+    or for both, it has not the registers to keep.
+    """
+    return carry if flows is None else lax.fori_loop(0, flows[0], body, carry)
 
 
 def _write_halves(wg: Warpgroup, to, halves: list[Array]) -> None:

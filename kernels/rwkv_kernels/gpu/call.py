@@ -18,8 +18,9 @@ from rwkv_kernels.gpu.warpgroup import Warpgroup
 class Block:
     """What a warpgroup works on, and which others it has to wait for.
 
-    Arrays of tokens in main memory are [B, T, H * N], states [B, H, tiles + 1, N, N]:
-    state i is that at the border to the left of tile i, the last that to the right of all.
+    Arrays of tokens in main memory are [B, T, H * N], states [flows, B, H, tiles + 1, N, N]: state
+    i is that at the border to the left of tile i, the last that to the right of all. Flow 0 goes to
+    the right, flow 1 to the left.
 
     Attributes:
       batch, head, part: where it is in the grid.
@@ -46,20 +47,22 @@ class Block:
         """
         return _at(memory, self.index, anew)
 
-    def others(self, memory, *, anew: int = 0):
-        """The other warpgroup's."""
-        return _at(memory, 1 - self.index, anew)
+    def of(self, index: Array, memory, *, anew: int | Array = 0):
+        """Another warpgroup's."""
+        return _at(memory, index, anew)
+
+    def only(self, memory, *, anew: int | Array = 0):
+        """The one of main memory [1, ...], read again."""
+        return _at(memory, jnp.int32(0), anew)
 
     def wait_for_all(self) -> None:
         """Until all of the block's warpgroups are here, to each of whom is known then what another
         has written, and none reads any more what was in turn before.
         """
-        if self._wg.warpgroups == 1:
-            self._wg.wait_for_readers()
-            return
         plgpu.commit_smem()
-        plgpu.barrier_arrive(self._met)
-        plgpu.barrier_wait(self._met)
+        if self._wg.warpgroups > 1:
+            plgpu.barrier_arrive(self._met)
+            plgpu.barrier_wait(self._met)
 
     @property
     def channels(self):
@@ -74,9 +77,10 @@ class Block:
     @property
     def levels(self) -> int | Array:
         """How many levels the tokens of its tile have among themselves."""
-        plan, full = self.plan, TILE.bit_length() - 1
-        last = (plan.last_rows - 1).bit_length()
-        return last if plan.tiles == 1 else jnp.where(self.part == plan.tiles - 1, last, full)
+        plan, last = self.plan, (self.plan.last_rows - 1).bit_length()
+        if plan.tiles == 1:
+            return last
+        return jnp.where(self.part == plan.tiles - 1, last, plan.levels)
 
     def tokens_in(self, tile: int | Array) -> Array:
         """How many rows of a tile are tokens."""
@@ -91,9 +95,9 @@ class Block:
         channels = pl.ds(self.head * N, N) if whole else self.channels
         return array.at[self.batch, pl.ds(TILE * tile, TILE), channels]
 
-    def state(self, array, border: int | Array):
-        """The warpgroup's columns of the state at a border, [N, width]; None of None."""
-        return None if array is None else array.at[self.batch, self.head, border, :, self.of_head]
+    def state(self, array, flow: int | Array, border: int | Array):
+        """The warpgroup's columns of a flow's state at a border, [N, width]."""
+        return array.at[flow, self.batch, self.head, border, :, self.of_head]
 
     def start(self, copies: Sequence[tuple], first: int | Array = 0) -> None:
         """Begins to copy (source, target in shared memory), each with a barrier of its own."""
@@ -127,10 +131,6 @@ class Block:
             pl.when(tile == last)(lambda: copy(plan.last_rows))
             pl.when(tile < last)(lambda: copy(TILE))
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-
-    def write_row(self, row: int | Array, source, array) -> None:
-        """Copies the first row of [64, width] to [B, rows, H * N]."""
-        self.write_to(array.at[self.batch, pl.ds(row, 1), self.channels], source.at[pl.ds(0, 1)])
 
     def write_to(self, target, source, *, arrived: bool = False) -> None:
         """Copies shared memory to a place in main memory, and waits until it has been read, or has

@@ -9,27 +9,21 @@ shared memory wherever it is used, since registers are short.
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, BFloat16, Float, Float16, Int
+from jaxtyping import Array, Float, Float16, Int
 
-from rwkv_kernels.gpu import masks, tile
+from rwkv_kernels.gpu import masks, sixteens, tile, warp
 from rwkv_kernels.gpu.call import Block
 from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Lhs, Operand, Warpgroup
+from rwkv_kernels.gpu.sums import Sums
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
 
-
-class Sums(NamedTuple):
-    """Gradients of half a head's channels, float32 [64, n]: of r, k and log2 d / ln 2."""
-
-    r: Array
-    k: Array
-    log_d: Array
+_SIXTEENS = 99  # for `Block.own`: the part of the kernel in which sixteens are worked on
 
 
 class Held(NamedTuple):
@@ -51,8 +45,8 @@ class Held(NamedTuple):
 
 
 class Rooms(NamedTuple):
-    """What a level works in: r c, k c, and c, after which comes the gradient of log c, [64, N];
-    gradients of the level's scores, [64, 64].
+    """What a level works in: r c, k c, and a part of the gradient of log c, [64, N]; gradients of
+    the level's scores, [64, 64].
     """
 
     X: Any
@@ -64,46 +58,55 @@ class Rooms(NamedTuple):
         return Rooms(*map(Operand, self))
 
 
-def of_bonus(
-    wg: Warpgroup, held: Held, room: Operand, of_itself: Float[Array, "64"]
-) -> list[Array]:
-    """Of u, by halves, the same in all rows: y_t = (r_t . u . k_t) v_t.
+def of_tokens_themselves(
+    wg: Warpgroup, held: Held, room: Operand, u, of_itself: Float[Array, "64"]
+) -> tuple[Float[Array, "64"], list[Array], list[Sums]]:
+    """Of y_t = (r_t . u . k_t) v_t; u [N] in main memory.
 
     of_itself: the gradient of r_t . u . k_t.
+
+    Returns:
+      r_t . u . k_t, the gradient of u, the same in all rows, and those of r and k; the last two by
+      halves.
     """
-    r, k = Operand(held.r), Operand(held.k)
+    with_itself, sums = [], []
     for part in wg.halves:
-        of_r_and_k = wg.load(r.columns(*part).ref) * wg.load(k.columns(*part).ref)
-        wg.write(room.columns(*part), wg.spread(of_itself, 0, part[1]) * of_r_and_k)
+        r, k = (wg.load(Operand(x).columns(*part).ref) for x in (held.r, held.k))
+        by_u, by_itself = wg.load_row(u.at[pl.ds(*part)]), wg.spread(of_itself, 0, part[1])
+        with_itself.append(wg.sum_of_columns(r * by_u * k))
+        wg.write(room.columns(*part), by_itself * r * k)
+        both = by_itself * by_u
+        sums.append(Sums(both * k, both * r, wg.zeros(part[1])))
     wg.store()
     mask = masks.of_bfloat16(masks.rows_from(wg))
-    return [wg.product(mask, room.columns(*part)) for part in wg.halves]
-
-
-def of_tokens_themselves(wg: Warpgroup, held: Held, u, of_itself: Float[Array, "64"]) -> list[Sums]:
-    """Of y_t = (r_t . u . k_t) v_t; u [N] in main memory."""
-    sums = []
-    for part in wg.halves:
-        over = wg.spread(of_itself, 0, part[1]) * wg.load_row(u.at[pl.ds(*part)])
-        r, k = (wg.load(Operand(x).columns(*part).ref) for x in (held.r, held.k))
-        sums.append(Sums(over * k, over * r, wg.zeros(part[1])))
-    return sums
+    of_u = [wg.product(mask, room.columns(*part)) for part in wg.halves]
+    return functools.reduce(jnp.add, with_itself), of_u, sums
 
 
 def through_levels(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms, of_met
-) -> list[Sums]:
-    """What a tile's tokens say to one another. Leaves the scores in the room of A."""
-    r, k, _, _, _, dA, A = block.own(of_held).operands()
-    D = block.own(of_rooms).operands().D
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms,
+    of_with_itself, of_sixteen, of_met,
+) -> list[Sums]:  # fmt: skip
+    """What a tile's tokens say to one another. Leaves the scores in the room of A.
 
-    # At the first level nothing lies between.
-    meet = masks.of_bfloat16(masks.meet(wg, wg.load_raw(block.own(of_met)), jnp.int32(0)))
-    scores = wg.product(r, k.T).astype(BFLOAT16)
-    wg.store((A, meet * scores), (D, meet * wg.load_raw(dA.ref)))
-    for at, part in enumerate(wg.halves):
-        of_r, of_k = wg.products((D, k.columns(*part)), (D.T, r.columns(*part)))
-        sums[at] = Sums(sums[at].r + of_r, sums[at].k + of_k, sums[at].log_d)
+    of_with_itself: r . u . k, in shared memory; of_sixteen: meetings of each token's sixteen, in
+    main memory; of_met: those of all, in shared memory.
+    """
+
+    def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
+        held = block.own(of_held, anew=bit).operands()
+        width = wg.swizzle // 2  # of memory's blocks, which are not cut
+        for first in range(0, wg.width, width):
+            r, k = (wg.load_raw(x.columns(first, width).ref) for x in (held.r, held.k))
+            yield from zip(sixteens.sixteens(wg, r), sixteens.sixteens(wg, k), strict=True)
+
+    held = block.own(of_held, anew=_SIXTEENS)
+    v, g, log_d = (wg.load_raw(x) for x in (held.v, held.g, held.log_d))
+    dA = warp.meet(wg, g, v).astype(BFLOAT16)
+    meetings = wg.load_raw(of_sixteen)
+    with_itself = wg.load_column(block.own(of_with_itself, anew=_SIXTEENS))
+    sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, meetings, sums)
+    wg.write(Operand(held.A), warp.block_diagonal(wg, A))
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
         r, k, _, _, log_d, dA, A = block.own(of_held, anew=bit).operands()
@@ -114,15 +117,18 @@ def through_levels(
 
         c = tile.product_of_decays(wg, masks.decays_to_midpoint(wg, met(), bit), log_d)
         wg.wait_for_readers()
-        wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c), (E, _as_bits(c)))
+        wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c))
         scores = wg.product(X, Y.T).astype(BFLOAT16)
         meet = masks.of_bfloat16(masks.meet(wg, met(), bit))
         wg.store((A, wg.load_raw(A.ref) + meet * scores), (D, meet * wg.load_raw(dA.ref)))
-        sums = _add(wg, sums, (D, Y), (D.T, X), (r, k, E, X), wg.wait_for_readers)
+        sums = _add(wg, sums, c, (D, Y), (D.T, X), (r, k), (E, X), wg.wait_for_readers)
         mask = masks.decays_to_midpoint(wg, met(), bit, transposed=True)
         return _add_of_log(wg, sums, mask, E, X)
 
-    return lax.fori_loop(1, block.levels, level, sums)
+    if wg.plan.levels <= warp.LEVELS:
+        wg.store()
+        return sums
+    return lax.fori_loop(warp.LEVELS, block.levels, level, sums)
 
 
 def through_other_tile(
@@ -134,131 +140,103 @@ def through_other_tile(
     """
     r, k, v, g, log_d, room, _ = block.own(of_held, anew=1).operands()
     X, Y, E, _ = block.own(of_rooms, anew=1).operands()
-    other = block.others(of_held, anew=1).operands()
-    other_X, other_Y, *_ = block.others(of_rooms, anew=1).operands()
+    other = block.of(1 - block.index, of_held, anew=1).operands()
+    other_X, other_Y, *_ = block.of(1 - block.index, of_rooms, anew=1).operands()
 
     def met() -> Array:
         return wg.load_raw(block.own(of_met, anew=1))
 
-    c = tile.product_of_decays(wg, masks.decays_to_other(met(), block.index), log_d)
+    c = tile.product_of_decays(wg, masks.decays_to_edge(met(), block.index), log_d)
     wg.wait_for_readers()
-    wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c), (E, _as_bits(c)))
+    wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c))
     block.wait_for_all()
     wg.write(room, wg.product(Y, other_X.T))
     of_r = wg.product(g, other.v.T).astype(BFLOAT16)
     of_k = wg.product(v, other.g.T).astype(BFLOAT16)
-    sums = _add(wg, sums, (of_r, other_Y), (of_k, other_X), (r, k, E, X), block.wait_for_all)
-    mask = masks.decays_to_other(met(), block.index, transposed=True)
+    sums = _add(wg, sums, c, (of_r, other_Y), (of_k, other_X), (r, k), (E, X), block.wait_for_all)
+    mask = masks.decays_to_edge(met(), block.index, transposed=True)
     return _add_of_log(wg, sums, mask, E, X)
 
 
-def through_states(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Sequence, sides, of_met
+def through_flow(
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Sequence,
+    said, asked, of_met, flow: int | Array,
 ) -> list[Sums]:  # fmt: skip
-    """What comes through the states at the tile's borders.
+    """What comes past a tile's borders through states that flow one way, and passes the tile.
 
-    of_rooms: two operands and a state. sides: for each whether it is the left one, the state that
-    is said there and the gradient of that which is asked there, or None.
+    said: what is said to the tile, and asked: the gradient of what goes on from it, states at all
+    borders in main memory; of_rooms: an operand, and rooms for both states.
     """
-    parts = itertools.count(1)
-    for left, said, asked in sides:
-        anew = next(parts)
+    # r meets what comes in at one border, and k leaves by the other.
+    ways = (("r", "g", said, 1 - flow, 1), ("k", "v", asked, flow, 2))
+    for name, by, states, left, room in ways:
+        anew = room - 4 * (1 + flow)
         held = block.own(of_held, anew=anew).operands()
-        E, c_, _ = map(Operand, block.own(of_rooms, anew=anew))
-        mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), left=left)
-        wg.wait_for_readers()
-        wg.write(c_, tile.product_of_decays(wg, mask, held.log_d))
-        before = None
-        for name, there, by in (("r", said, "g"), ("k", asked, "v")):
-            if there is None:
-                continue
-            anew = next(parts)
-            held = block.own(of_held, anew=anew).operands()
-            E, c_, state = map(Operand, block.own(of_rooms, anew=anew))
-            block.fill([(there, state.ref)])
-            new = []
-            for part, x in zip(wg.halves, sums, strict=True):
-                e, own = E.columns(*part), getattr(held, name).columns(*part)
-                over = wg.product(getattr(held, by), state.columns(*part))
-                over = over * wg.load(c_.columns(*part).ref)
-                of_log = over * wg.load(own.ref)
-                wg.write(e, of_log if before is None else wg.load(e.ref) + of_log)
-                new.append(x._replace(**{name: getattr(x, name) + over}))
-            before = sums = new
-        wg.store()
+        E, *rooms = map(Operand, block.own(of_rooms, anew=anew))
         met = wg.load_raw(block.own(of_met, anew=anew))
-        sums = _add_of_log(wg, sums, masks.decays_to_edge(met, left=left, transposed=True), E)
-        wg.wait_for_readers()
-    return sums
+        block.fill([(block.state(states, flow, block.part + 1 - left), rooms[room - 1].ref)])
+        mask = masks.decays_to_edge(met, left)
+        new = []
+        for part, x in zip(wg.halves, sums, strict=True):
+            own = getattr(held, name).columns(*part)
+            over = wg.product(getattr(held, by), rooms[room - 1].columns(*part))
+            over = over * tile.product_of_decays(wg, mask, held.log_d.columns(*part))
+            wg.write(E.columns(*part), over * wg.load(own.ref))
+            new.append(x._replace(**{name: getattr(x, name) + over}))
+        wg.store()
+        met = wg.load_raw(block.own(of_met, anew=anew - 2))
+        mask = masks.decays_to_edge(met, left, transposed=True)
+        sums = _add_of_log(wg, new, mask, E)
+    return _through_whole_tile(wg, block, sums, of_held, of_rooms, -4 * (1 + flow))
 
 
-def through_whole_tile(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_log_d, of_room, passing: list[list]
+def _through_whole_tile(
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Sequence, anew
 ) -> list[Sums]:
-    """All of a tile's decays act on states that pass.
-
-    passing: what goes one way and the gradient that comes the other, in main memory.
-    """
+    """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
     new = []
+    log_d = Operand(block.own(of_held, anew=anew).log_d)
+    E, said, asked = block.own(of_rooms, anew=anew)
     for part, x in zip(wg.halves, sums, strict=True):
-        columns = pl.ds(*part)
-        own = (block.own(ref, anew=-1 - part[0]) for ref in (of_log_d, of_room))
-        log_d, room = (Operand(ref).columns(*part) for ref in own)
+        columns, room = pl.ds(*part), Operand(E).columns(*part)
         of_total, seen = wg.zeros(part[1]), 0
         for first in wg.plan.state_blocks:
-            rows = pl.ds(first, TILE)
-            products = [
-                wg.load(said.at[rows, columns]) * wg.load(asked.at[rows, columns])
-                for said, asked in passing
-            ]
+            passing = [wg.load(state.at[pl.ds(first, TILE), columns]) for state in (said, asked)]
             wg.wait_for_readers()
-            wg.store((room, functools.reduce(jnp.add, products)))
+            wg.store((room, passing[0] * passing[1]))
             mask = masks.of_bfloat16(masks.rows_from(wg, seen - first))
-            of_total = of_total + wg.product(mask, room)
+            of_total = wg.add_product(of_total, mask, room)
             seen = first + TILE
-        total = jnp.exp2(tile.log2_product(wg, masks.rows_from(wg), log_d))
-        new.append(Sums(x.r, x.k, x.log_d + of_total * total))
+        all_of_it = tile.log2_product(wg, masks.rows_from(wg), log_d.columns(*part))
+        new.append(x._replace(log_d=x.log_d + of_total * jnp.exp2(all_of_it)))
     return new
 
 
 def _add(
-    wg: Warpgroup, sums: list[Sums], to_r, to_k, own: Sequence[Operand], wait: Callable[[], None]
-) -> list[Sums]:
-    """Adds what comes to r and k, and leaves the gradient of log c in the room of c and another.
+    wg: Warpgroup, sums: list[Sums], c: Float[Array, "64 n"], to_r, to_k, own: Sequence[Operand],
+    rooms: Sequence[Operand], wait: Callable[[], None],
+) -> list[Sums]:  # fmt: skip
+    """Adds what comes to r and k, and leaves the gradient of log c in two rooms.
 
     Its sums over tokens nearly cancel: it is held in two parts.
 
-    to_r, to_k: pairs whose products are the gradients of r c and k c; own: r, k, c as bits, and the
-    other room; wait: until nobody reads what was there.
+    to_r, to_k: pairs whose products are the gradients of r c and k c; own: r and k; wait: until
+    nobody reads any more what is in the rooms.
     """
     new = []
     (by_r, of_keys), (by_k, of_readers) = to_r, to_k
     for part, x in zip(wg.halves, sums, strict=True):
-        r, k, E, room = (z.columns(*part) for z in own)
+        r, k, *parts = (z.columns(*part) for z in (*own, *rooms))
         of_r, of_k = wg.products((by_r, of_keys.columns(*part)), (by_k, of_readers.columns(*part)))
-        c = _of_bits(wg.load_raw(E.ref))
-        of_r, of_k = of_r * c, of_k * c
-        high, low = wg.split(of_r * wg.load(r.ref) + of_k * wg.load(k.ref))
+        of_c = warp.columns(wg, c, *part)
+        of_r, of_k = of_r * of_c, of_k * of_c
+        of_log = wg.split(of_r * wg.load(r.ref) + of_k * wg.load(k.ref))
         wait()
-        wg.write(E, high)
-        wg.write(room, low)
+        for room, of_part in zip(parts, of_log, strict=True):
+            wg.write(room, of_part)
         new.append(Sums(x.r + of_r, x.k + of_k, x.log_d))
     wg.store()
     return new
-
-
-def _as_bits(c: Float[Array, "64 n"]) -> BFloat16[Array, "64 n"]:
-    """c, from 0 to 1, in the room of a bfloat16 but with 10 bits of its 8.
-
-    The sign of such a number and the highest bit of its exponent are 0 and can be left out.
-    """
-    bits = lax.bitcast_convert_type(c, jnp.uint32) + jnp.uint32(1 << 13)  # rounded
-    return lax.bitcast_convert_type((bits >> 14).astype(jnp.uint16), BFLOAT16)
-
-
-def _of_bits(bits: BFloat16[Array, "64 n"]) -> Float[Array, "64 n"]:
-    number = lax.bitcast_convert_type(bits, jnp.uint16).astype(jnp.uint32)
-    return lax.bitcast_convert_type(number << 14, jnp.float32)
 
 
 def _add_of_log(
@@ -266,8 +244,7 @@ def _add_of_log(
 ) -> list[Sums]:
     """of_log: parts of gradients of log c; mask: which log decays (row) are in which token's."""
     mask = masks.of_bfloat16(mask)
-    pairs: list[tuple[Lhs, *tuple[Operand, ...]]] = [
-        (mask, *(x.columns(*part) for x in of_log)) for part in wg.halves
+    return [
+        x._replace(log_d=wg.add_product(x.log_d, mask, *(y.columns(*part) for y in of_log)))
+        for part, x in zip(wg.halves, sums, strict=True)
     ]
-    products = wg.products(*pairs)
-    return [Sums(x.r, x.k, x.log_d + y) for x, y in zip(sums, products, strict=True)]

@@ -16,7 +16,8 @@ All masks are arithmetic on one table of small numbers (`meetings`): it works on
 where comparisons and choices would take each number into a register of its own, and a conversion
 of what they give is among a GPU's slowest instructions.
 
-A mask is float16, of zeros and ones; `of_bfloat16` gives it to what is bfloat16.
+A mask is float16, of zeros and ones; `of_bfloat16` gives it to what is bfloat16. It is [64, 64], or
+[64, 16] for each token's sixteen alone (`warp.py`), and all here is the same for both.
 """
 
 import jax.numpy as jnp
@@ -27,25 +28,26 @@ from jaxtyping import Array, BFloat16, Float16, Int
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup
 
-Mask = Float16[Array, "64 64"]
+Mask = Float16[Array, "64 s"]
 
 # The float16 whose bits are those of 1 in bfloat16.
 _ONE_AS_BITS = float(np.asarray(1, BFLOAT16).view(np.float16))
 
 
-def meetings() -> Mask:
+def meetings(columns: int = TILE) -> Mask:
     """Bit of the level at which two tokens meet, plus 1: positive where the column's is later."""
-    row, column = np.indices((TILE, TILE))
+    row, column = np.indices((TILE, columns))
+    row %= columns
     bit = np.frexp((row ^ column).astype(np.float64))[1]  # 0 for 0, else 1 + the highest bit
     return jnp.asarray(np.sign(column - row) * bit, FLOAT16)
 
 
-def of_bfloat16(mask: Mask) -> BFloat16[Array, "64 64"]:
+def of_bfloat16(mask: Mask) -> BFloat16[Array, "64 s"]:
     """A mask in bfloat16, without a conversion."""
     return lax.bitcast_convert_type(mask * _number(_ONE_AS_BITS), BFLOAT16)
 
 
-def meet(wg: Warpgroup, meetings: Mask, bit: Int[Array, ""]) -> Mask:
+def meet(wg: Warpgroup, meetings: Mask, bit: int | Int[Array, ""]) -> Mask:
     """Where the row's token reads the column's at level m = 2^bit."""
     if wg.plan.causal:  # of the two ways, that to earlier tokens
         off = meetings + _number(bit + 1)
@@ -55,33 +57,25 @@ def meet(wg: Warpgroup, meetings: Mask, bit: Int[Array, ""]) -> Mask:
 
 
 def decays_to_midpoint(
-    wg: Warpgroup, meetings: Mask, bit: Int[Array, ""], *, transposed: bool = False
+    wg: Warpgroup, meetings: Mask, bit: int | Int[Array, ""], *, transposed: bool = False
 ) -> Mask:
     """Where the column's decay lies strictly between the row's token and its block's midpoint.
 
     For token t right of the midpoint those from the midpoint to t - 1, for one left of it those
     from t + 1 to the midpoint. `transposed` changes row and column.
     """
-    axis = int(transposed)
-    right = (wg.count(axis) & (1 << bit)) != 0
+    axis, columns = int(transposed), meetings.shape[1]
+    right = (wg.count(axis, meetings.shape[axis]) & (1 << bit)) != 0
     right = ~right if transposed else right
-    towards = wg.spread(jnp.where(right, _number(-1), _number(1)), axis) * meetings
+    towards = wg.spread(jnp.where(right, _number(-1), _number(1)), axis, columns) * meetings
     # Beyond the token, on the midpoint's side, and met at a level below: within its half block.
     inside = jnp.minimum(towards, _number(bit + 1) - towards)
     return _between_0_and_1(inside)
 
 
-def decays_to_other(meetings: Mask, own: Array, *, transposed: bool = False) -> Mask:
-    """Where the column's token lies between the row's and the other tile of a pair: `own` is 0 for
-    the tile on the left, 1 for that on the right.
-    """
-    towards = _number(2 * own - 1 if transposed else 1 - 2 * own)
-    return _between_0_and_1(towards * meetings)
-
-
-def decays_to_edge(meetings: Mask, *, left: bool, transposed: bool = False) -> Mask:
-    """Where the column's token lies beyond the row's, on one side: up to an edge of the tile."""
-    return _between_0_and_1(-meetings if left != transposed else meetings)
+def decays_to_edge(meetings: Mask, left: int | Array, *, transposed: bool = False) -> Mask:
+    """Where the column's token lies beyond the row's: up to the tile's left edge (1), or right."""
+    return _between_0_and_1(_number(2 * left - 1 if transposed else 1 - 2 * left) * meetings)
 
 
 def rows_from(wg: Warpgroup, first: int = 0) -> Mask:

@@ -7,6 +7,8 @@ from rwkv_kernels.gpu.tiling import Tiling
 TILE = 64  # wgmma multiplies 64 rows
 SHARED_MEMORY = 227 * 1024  # bytes a block may take on a Hopper GPU
 KERNELS = ("states", "forward", "backward")
+# Their threads have 128 registers each, and 255.
+_MOST_WARPGROUPS = {"forward": 4, "backward": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +32,34 @@ class Plan:
         return -(-self.tokens // TILE)
 
     @property
+    def levels(self) -> int:
+        """Of a full tile, or of the only one: how often its tokens can be halved."""
+        return (min(self.tokens, TILE) - 1).bit_length()
+
+    @property
     def last_rows(self) -> int:
         """Tokens of the last tile; all others are full."""
         return self.tokens - TILE * (self.tiles - 1)
 
-    @property
-    def paired(self) -> bool:
-        """Whether a block works on both of a sequence's tiles, a warpgroup each, which read each
-        other's shared memory.
+    def whole(self, kernel: str) -> bool:
+        """Whether a kernel's block works on all of a sequence's tiles, a warpgroup each, which read
+        each other's shared memory.
         """
-        fits = 2 * max(map(self._of_a_tile, KERNELS[1:])) <= SHARED_MEMORY
-        return self.tiles == 2 and not self.causal and fits
+        fits = self.tiles * self._of_a_tile(kernel) <= SHARED_MEMORY
+        return not self.causal and self.tiles <= _MOST_WARPGROUPS[kernel] and fits
+
+    def warpgroups(self, kernel: str) -> int:
+        """Of a block; each works on a tile."""
+        return self.tiles if kernel != "states" and self.whole(kernel) else 1
+
+    def reads_states(self, kernel: str) -> bool:
+        """Whether states come to a kernel's tiles from beyond its block."""
+        return not self.whole(kernel)
 
     @property
     def stateful(self) -> bool:
-        """Whether states come to a tile from beyond it."""
-        return self.causal or (self.tiles > 1 and not self.paired)
+        """Whether there are states at all."""
+        return any(map(self.reads_states, _MOST_WARPGROUPS))
 
     @property
     def state_blocks(self) -> tuple[int, ...]:
@@ -59,9 +73,8 @@ class Plan:
         """Bytes of shared memory that a block of a kernel takes, but for barriers."""
         if kernel == "states":
             return self._of_a_sweep() if self.stateful else 0
-        if self.stateful:
-            return self._of_a_tile(kernel, state=2 * self.head_size**2)
-        return (1 + self.paired) * self._of_a_tile(kernel)
+        state = 2 * self.head_size**2 if self.reads_states(kernel) else 0
+        return self.warpgroups(kernel) * self._of_a_tile(kernel, state)
 
     def _of_a_sweep(self) -> int:
         N, stages = self.head_size, self.tiling.sweep_stages
@@ -73,9 +86,9 @@ class Plan:
         """state: the bytes of one, where there are states."""
         tile, square = 2 * TILE * self.head_size, 2 * TILE * TILE  # bytes of operands
         if kernel == "forward":
-            return 2 * tile + max(2 * tile, state) + 3 * tile
+            return 3 * tile + max(2 * tile, tile + state) + 4 * self.head_size * (self.tiles > 2)
         held = max(6 * tile, 5 * tile + 2 * square)
-        return held + max(3 * tile + square, 2 * tile + state) + square
+        return held + max(3 * tile + square, tile + 2 * state, 2 * tile + state) + square + 4 * TILE
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""

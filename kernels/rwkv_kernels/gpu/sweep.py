@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
-from rwkv_kernels.gpu import masks, tile
+from rwkv_kernels.gpu import masks, tile, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
@@ -31,14 +31,15 @@ def states(
     w: Float[Array, "B T C"],
     initial: Float32[Array, "B H N N"] | None,
     *,
-    leftwards: bool,
+    leftwards: tuple[bool, ...],
     interpret=None,
-) -> tuple[BFloat16[Array, "B H borders N N"], Float32[Array, "B H N N"]]:
+) -> tuple[BFloat16[Array, "flows B H borders N N"], Float32[Array, "flows B H N N"]]:
     """The sum of values^T keys, decayed on the way, of the tokens to one side of each border.
 
     Rightwards of those to its left, leftwards of those to its right. With r for the keys and the
     gradient of y for the values, the gradients of the states that go the other way.
 
+    leftwards: of each flow, whether it goes so; two go opposite ways.
     initial: the state at the border where the sweep begins, value x key; None is zeros.
 
     Returns:
@@ -48,34 +49,38 @@ def states(
     sweep = functools.partial(_sweep, plan, values, keys, w, leftwards, interpret)
     segments = plan.tiling.sweep_segments
     if segments == 1:
-        start = None if initial is None else initial[:, :, None]
-        results = sweep(start, borders=True)
-        return results["borders"], results["ends"][:, :, 0]
+        results = sweep(None if initial is None else initial[None, :, :, None], borders=True)
+        return results["borders"], results["ends"][:, :, :, 0]
 
     alone = sweep(None, borders=False)
     B, _, C = keys.shape
-    N = plan.head_size
-    # [B, segments, H * N] -> [B, segments, H, 1, N]: a decay of each of a state's columns.
-    through = jnp.exp2(alone["log_decays"]).reshape(B, segments, C // N, 1, N)
-    state = jnp.zeros((B, C // N, N, N), jnp.float32) if initial is None else initial
-    starts = []
-    for i in reversed(range(segments)) if leftwards else range(segments):
-        starts.append(state)
-        state = state * through[:, i] + alone["ends"][:, :, i]
-    results = sweep(jnp.stack(starts[::-1] if leftwards else starts, axis=2), borders=True)
-    return results["borders"], state
+    N, flows = plan.head_size, len(leftwards)
+    # [flows, B, segments, H * N] -> [flows, B, segments, H, 1, N]: a decay of each of a state's
+    # columns.
+    through = jnp.exp2(alone["log_decays"]).reshape(flows, B, segments, C // N, 1, N)
+    starts, ends = [], []
+    for flow, to_left in enumerate(leftwards):
+        state = jnp.zeros((B, C // N, N, N), jnp.float32) if initial is None else initial
+        of_flow = {}
+        for i in reversed(range(segments)) if to_left else range(segments):
+            of_flow[i] = state
+            state = state * through[flow, :, i] + alone["ends"][flow, :, :, i]
+        starts.append(jnp.stack([of_flow[i] for i in range(segments)], axis=2))
+        ends.append(state)
+    return sweep(jnp.stack(starts), borders=True)["borders"], jnp.stack(ends)
 
 
 def _sweep(
-    plan: Plan, values, keys, w, leftwards: bool, interpret, starts, *, borders: bool
+    plan: Plan, values, keys, w, leftwards: tuple[bool, ...], interpret, starts, *, borders: bool
 ) -> dict[str, Array]:
-    """Sweeps each segment from its state in `starts`, [B, H, segments, N, N], or from nothing.
+    """Sweeps each segment from its state in `starts`, [flows, B, H, segments, N, N], or from
+    nothing.
 
     Gives the states in which segments end ("ends", like `starts`), and with `borders` those at all
-    borders ("borders"), else the logs (to base 2) of what segments let through, [B, segments, C]
-    ("log_decays").
+    borders ("borders"), else the logs (to base 2) of what segments let through, [flows, B,
+    segments, C] ("log_decays").
     """
-    N, how = plan.head_size, plan.tiling
+    N, how, flows = plan.head_size, plan.tiling, len(leftwards)
     wg = Warpgroup(plan, N // how.sweep_blocks, interpret=interpret)
     (B, _, C), stages = keys.shape, how.sweep_stages
     scratch = {
@@ -87,34 +92,37 @@ def _sweep(
         "right": wg.operand(wg.width),
         "rounded": plgpu.SMEM((N, wg.width), BFLOAT16),
     }
-    outputs = {"ends": jax.ShapeDtypeStruct((B, C // N, how.sweep_segments, N, N), jnp.float32)}
+    heads = (flows, B, C // N)
+    outputs = {"ends": jax.ShapeDtypeStruct((*heads, how.sweep_segments, N, N), jnp.float32)}
     if borders:
-        outputs["borders"] = jax.ShapeDtypeStruct((B, C // N, plan.tiles + 1, N, N), BFLOAT16)
+        outputs["borders"] = jax.ShapeDtypeStruct((*heads, plan.tiles + 1, N, N), BFLOAT16)
     else:
-        outputs["log_decays"] = jax.ShapeDtypeStruct((B, how.sweep_segments, C), jnp.float32)
+        logs = (flows, B, how.sweep_segments, C)
+        outputs["log_decays"] = jax.ShapeDtypeStruct(logs, jnp.float32)
     return kernel_call(
         functools.partial(_kernel, wg, leftwards), wg,
         {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
          "borders": None, "log_decays": None},
-        outputs, scratch, grid=(B, C // N, how.sweep_segments * how.sweep_blocks),
+        outputs, scratch, grid=(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
         copies=3 * stages, name="wkv6_states" if borders else "wkv6_segments",
     )  # fmt: skip
 
 
 def _kernel(
-    wg: Warpgroup, leftwards: bool, block: Block, *, values, keys, w, starts, meetings,
+    wg: Warpgroup, directions: tuple[bool, ...], block: Block, *, values, keys, w, starts, meetings,
     ends, borders, log_decays, values_, keys_, w_, log_d, left, right, rounded,
 ) -> None:  # fmt: skip
     log_d, left, right = (Operand(block.own(x)) for x in (log_d, left, right))
     plan, stages = wg.plan, wg.plan.tiling.sweep_stages
     tiles = plan.tiles // plan.tiling.sweep_segments
-    segment = block.part
+    flow, segment = (f(block.part, plan.tiling.sweep_segments) for f in (lax.div, lax.rem))
+    leftwards = flow ^ int(directions[0])
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
-    to_edge = masks.decays_to_edge(wg.load_raw(meetings), left=leftwards)
+    to_edge = masks.decays_to_edge(wg.load_raw(meetings), leftwards)
     across = masks.rows_from(wg)
 
     def tile_at(step):
-        return tiles * segment + (tiles - 1 - step if leftwards else step)
+        return tiles * segment + jnp.where(leftwards != 0, tiles - 1 - step, step)
 
     def write_border(border, state) -> None:
         if borders is None:
@@ -122,7 +130,7 @@ def _kernel(
         wg.wait_for_readers()
         for rows, x in zip(blocks, state, strict=True):  # where they overlap they agree
             rounded[rows] = x.astype(BFLOAT16)
-        block.write_to(block.state(borders, border), rounded)
+        block.write_to(block.state(borders, flow, border), rounded)
 
     def copies(step, stage) -> list[tuple]:
         i = tile_at(step)
@@ -145,7 +153,7 @@ def _kernel(
             begin(step)
         else:
             pl.when(ahead < tiles)(lambda: begin(ahead))
-        write_border(i + 1 if leftwards else i, state)
+        write_border(i + leftwards, state)
         block.wait(3, 3 * stage)
         wg.wait_for_readers()
         wg.store(
@@ -165,7 +173,7 @@ def _kernel(
     zeros = wg.zeros(block.width)
     state = [zeros for _ in blocks]
     if starts is not None:
-        at = (block.batch, block.head, segment)
+        at = (flow, block.batch, block.head, segment)
         state = [wg.load(starts.at[*at, rows, block.of_head]) for rows in blocks]
     for step in range(stages - 1):
         begin(jnp.int32(step))
@@ -173,17 +181,18 @@ def _kernel(
     state, log_through = lax.fori_loop(0, tiles, add_tile, (state, log_through))
     last = tile_at(tiles - 1)
     # Where another segment goes on, that one writes the border.
-    ends_here = segment == (0 if leftwards else plan.tiling.sweep_segments - 1)
-    pl.when(ends_here)(lambda: write_border(last if leftwards else last + 1, state))
+    ends_here = segment == (1 - leftwards) * (plan.tiling.sweep_segments - 1)
+    pl.when(ends_here)(lambda: write_border(last + 1 - leftwards, state))
 
     # The last thing to happen here: the room of a tile's w is free.
     room = w_.at[0]
     for rows, x in zip(blocks, state, strict=True):
         wg.wait_for_readers()
         room[...] = x
-        target = ends.at[block.batch, block.head, segment, rows, block.of_head]
+        target = ends.at[flow, block.batch, block.head, segment, rows, block.of_head]
         block.write_to(target, room, arrived=True)  # the next one overlaps, and agrees
     if log_decays is not None:
         wg.wait_for_readers()
-        room[...] = log_through
-        block.write_row(segment, room, log_decays)
+        row = room.at[0]
+        row[...] = warp.first_row(wg, log_through)
+        block.write_to(log_decays.at[flow, block.batch, segment, block.channels], row)

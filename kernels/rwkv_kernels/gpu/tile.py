@@ -7,17 +7,14 @@ A product of decays x has an error of at most x |log x| / 4096, less than the ro
 operand that it is multiplied into; if all are as small as exp(-20), 5e-3 of themselves.
 """
 
-import functools
 import math
 
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float16
 
-from rwkv_kernels.gpu import masks
 from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import FLOAT16, Operand, Warpgroup
 
 LOG2_E = math.log2(math.e)
 LOG_SCALE = 256
@@ -38,7 +35,12 @@ def log2_product(
     wg: Warpgroup, mask: Float16[Array, "64 64"], log_d: Operand
 ) -> Float[Array, "64 n"]:
     """log2 of the product of the tokens' decays (columns) that a row of a mask has marked."""
-    return wg.product(mask * jnp.asarray(1 / LOG_SCALE, FLOAT16), log_d)
+    return wg.product(scaled(mask), log_d)
+
+
+def scaled(mask: Float16[Array, "64 s"]) -> Float16[Array, "64 s"]:
+    """A mask whose product with log d is a logarithm to base 2."""
+    return mask * jnp.asarray(1 / LOG_SCALE, FLOAT16)
 
 
 def product_of_decays(
@@ -52,41 +54,12 @@ def product_of_decays(
     return jnp.exp2(log2_product(wg, mask, log_d))
 
 
-def with_itself(wg: Warpgroup, r: Operand, k: Operand, u) -> Float[Array, "64"]:
+def with_itself(
+    wg: Warpgroup, r: BFloat16[Array, "64 n"], k: BFloat16[Array, "64 n"], u
+) -> Float[Array, "64"]:
     """r . u . k of each token, u [n] in main memory: in float32, since where a sequence is short
     there is little else, and the sum may nearly cancel.
     """
-    sums = []
-    for part in wg.halves:
-        at_r, at_k = (wg.load(x.columns(*part).ref) for x in (r, k))
-        sums.append(wg.sum_of_columns(at_r * wg.load_row(u.at[pl.ds(*part)]) * at_k))
+    total = wg.sum_of_columns(r.astype(jnp.float32) * wg.load_row(u) * k.astype(jnp.float32))
     # Two numbers a thread from here on, not what they are summed from.
-    return lax.optimization_barrier(functools.reduce(jnp.add, sums))
-
-
-def scores(
-    wg: Warpgroup,
-    r: Operand,
-    k: Operand,
-    log_d: Operand,
-    keys: Operand,
-    meetings: Float16[Array, "64 64"],
-    levels: int | Array,
-) -> BFloat16[Array, "64 64"]:
-    """A, with y = A v, of a tile's tokens among themselves but for each with itself.
-
-    keys: an operand to work in; levels: how many there are.
-    """
-
-    def level(bit, A):
-        c = product_of_decays(wg, masks.decays_to_midpoint(wg, meetings, bit), log_d)
-        c = c.astype(BFLOAT16)
-        wg.wait_for_readers()
-        wg.store((keys, wg.load_raw(k.ref) * c))
-        met = wg.product(wg.load_raw(r.ref) * c, keys.T).astype(BFLOAT16)
-        return A + masks.of_bfloat16(masks.meet(wg, meetings, bit)) * met
-
-    # At the first level nothing lies between.
-    met = wg.product(r, k.T).astype(BFLOAT16)
-    A = masks.of_bfloat16(masks.meet(wg, meetings, jnp.int32(0))) * met
-    return lax.fori_loop(1, levels, level, A)
+    return lax.optimization_barrier(total)

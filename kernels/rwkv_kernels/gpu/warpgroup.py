@@ -87,6 +87,12 @@ class Warpgroup:
         x = plgpu.load(ref, _WHOLE, layout=layout, optimized=False)
         return lax.broadcast_in_dim(x, shape, (1,)).astype(jnp.float32)
 
+    def load_column(self, ref) -> Float[Array, "64"]:
+        """A number for each row from shared memory; float32."""
+        if self.interpret is not None:
+            return ref[...]
+        return plgpu.load(ref, _WHOLE, layout=plgpu.Layout.WGMMA.reduce(1), optimized=False)
+
     def zeros(self, columns: int) -> Float[Array, "64 columns"]:
         """A tile to begin a sum with; a plain constant has another layout than what is added."""
         zeros = jnp.zeros((TILE, columns), jnp.float32)
@@ -101,12 +107,12 @@ class Warpgroup:
             return lax.broadcasted_iota(jnp.int32, shape, axis)
         return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
 
-    def count(self, axis: int) -> Int[Array, "64"]:
-        """0 to 63, to be spread over a tile with `spread` along the same axis."""
+    def count(self, axis: int, size: int = TILE) -> Int[Array, "size"]:
+        """0, 1, ..., to be spread over a tile with `spread` along the same axis."""
         if self.interpret is not None:
-            return lax.iota(jnp.int32, TILE)
+            return lax.iota(jnp.int32, size)
         layout = plgpu.Layout.WGMMA.reduce(1 - axis)
-        return plgpu.broadcasted_iota(jnp.int32, (TILE,), 0, layout=layout)
+        return plgpu.broadcasted_iota(jnp.int32, (size,), 0, layout=layout)
 
     def spread(
         self, x: Float[Array, "64"], axis: int, columns: int = TILE
@@ -164,16 +170,23 @@ class Warpgroup:
         (total,) = self.products((lhs, *rhs))
         return total
 
+    def add_product(
+        self, total: Float[Array, "64 n"], lhs: Lhs, *rhs: Operand
+    ) -> Float[Array, "64 n"]:
+        """total + lhs @ rhs, in the registers that the total is in; else as `product`."""
+        if self.interpret is not None:
+            return total + self.product(lhs, *rhs)
+        operands = [(self._turned(lhs), self._turned(part)) for part in rhs]
+
+        def accumulate(total):
+            for pair in operands:
+                plgpu.wgmma(total, *pair)
+
+        return pl.run_state(accumulate)(plgpu.ACC.init(total))
+
     def products(self, *pairs: tuple[Lhs, *tuple[Operand, ...]]) -> list[Float[Array, "64 n"]]:
         """Several at once, waited for together."""
-
-        def turned(x: Lhs) -> Array:
-            if not isinstance(x, Operand):
-                return x
-            memory = x.ref if self.interpret is None else x.ref[...]
-            return memory.T if x.transposed else memory
-
-        operands = [[turned(x) for x in pair] for pair in pairs]
+        operands = [[self._turned(x) for x in pair] for pair in pairs]
         if self.interpret is not None:
             dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
             return [
@@ -189,6 +202,13 @@ class Warpgroup:
 
         shapes = [(lhs.shape[0], rhs.shape[1]) for lhs, rhs, *_ in operands]
         return pl.run_scoped(accumulate, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
+
+    def _turned(self, x: Lhs) -> Array:
+        """An operand as it is multiplied."""
+        if not isinstance(x, Operand):
+            return x
+        memory = x.ref if self.interpret is None else x.ref[...]
+        return memory.T if x.transposed else memory
 
     @property
     def swizzle(self) -> int:
@@ -212,9 +232,15 @@ class Warpgroup:
             plgpu.SwizzleTransform(self.swizzle),
         )
 
-    def operand(self, columns: int, *, rows: int = TILE, dtype=BFLOAT16) -> Any:
+    def operand(self, columns: int, *, rows: int | None = None, dtype=BFLOAT16) -> Any:
         """Shared memory for an operand [rows, columns] of each warpgroup, swizzled."""
-        return plgpu.SMEM((self.warpgroups, rows, columns), dtype, transforms=self._transforms)
+        return plgpu.SMEM(
+            (self.warpgroups, rows or TILE, columns), dtype, transforms=self._transforms
+        )
+
+    def numbers(self, count: int) -> Any:
+        """Shared memory for a float32 of each channel or token, of each warpgroup."""
+        return plgpu.SMEM((self.warpgroups, count), jnp.float32)
 
     def tokens(self, columns: int, dtype) -> Any:
         """Shared memory for a tile of tokens as it comes from main memory: rows in turn.

@@ -1,0 +1,342 @@
+"""A block of a Hopper GPU, played on a CPU from a kernel's PTX.
+
+Warps run one after the other, each until it has to wait, in an order that a test chooses; copies
+and products happen when they are begun, or as late as they may. What depends on the order is a
+race. Shared memory begins as NaN, and what threads have written is not seen by copies and products
+before the fence that says so: reading it earlier is an error.
+
+What it does not know: time, caches, and the hazards of registers that the compiler looks after.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from hopper import products
+from hopper.ptx import _NUMPY, LANES, SHARED, Program
+
+_BYTES = 228 * 1024
+_ARRAYS = 1 << 40  # arrays in main memory lie so far apart
+_PARAMETERS = 1 << 60
+
+
+class Race(AssertionError):
+    """What one thread does meets what another one does, in no order."""
+
+
+@dataclasses.dataclass
+class TensorMap:
+    """How the copy engine sees an array: outermost first, in numbers, not bytes."""
+
+    array: np.ndarray
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int
+
+    def places(self, at: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """For each number of the box at a place (innermost first): its index, and if it is one."""
+        index, inside = np.zeros(self.box, np.int64), np.ones(self.box, bool)
+        positions = np.indices(self.box)
+        for position, first, size, stride in zip(
+            positions, reversed(at), self.sizes, self.strides, strict=True
+        ):
+            where = position + first
+            index += where * stride
+            inside &= (where >= 0) & (where < size)
+        return index, inside
+
+
+class _Later:
+    """What is begun, in groups, and happens at once or when it is waited for."""
+
+    def __init__(self, lazy: bool) -> None:
+        self._lazy, self._open, self._groups = lazy, [], []
+
+    def begin(self, what: Callable[[], None]) -> None:
+        self._open.append(what) if self._lazy else what()
+
+    def commit(self) -> None:
+        self._groups.append(self._open)
+        self._open = []
+
+    def finish(self, but: int) -> None:
+        while len(self._groups) > but:
+            for what in self._groups.pop(0):
+                what()
+
+
+@dataclasses.dataclass
+class _Warp:
+    number: int
+    products: _Later
+    copies: _Later
+
+    def __post_init__(self) -> None:
+        self.lanes = np.arange(LANES, dtype="u4")
+        self.threads = self.lanes + np.uint32(LANES * self.number)
+        self.all = np.ones(LANES, bool)
+
+
+@dataclasses.dataclass
+class _Barrier:
+    count: int
+    pending: int
+    bytes: int = 0
+    phase: int = 0
+    copies: list = dataclasses.field(default_factory=list)
+
+
+class Machine:
+    """One block at a time.
+
+    Args:
+      program: the kernel.
+      parameters: arrays (flat, of their dtype), and among them a list of all tensor maps.
+      order: of warps, a permutation of their numbers.
+      lazy: copies and products happen as late as they may.
+    """
+
+    def __init__(
+        self, program: Program, parameters: Sequence[Any], *, order: Sequence[int], lazy: bool
+    ) -> None:
+        self._program, self._parameters = program, parameters
+        self._order, self._lazy = order, lazy
+        self._maps = next((x for x in parameters if isinstance(x, list)), [])
+        self.all_threads = np.full(LANES, program.threads, "u4")
+        self.instructions = 0
+
+    def run(self, block: Sequence[int]) -> None:
+        """Raises Race, or RuntimeError where no warp can go on."""
+        self.block = {axis: np.full(LANES, i, "u4") for axis, i in zip("xyz", block, strict=True)}
+        self._memory = np.full(_BYTES, 0xFF, "u1")
+        self._written_by = np.zeros(_BYTES // 4, "i2")
+        self._barriers: dict[int, _Barrier] = {}
+        self._met: dict[int, list[int]] = {}  # threads there, how often all were
+        warps = [
+            _Warp(i, _Later(self._lazy), _Later(self._lazy))
+            for i in range(self._program.threads // LANES)
+        ]
+        running = {i: self._program.run(self, warps[i]) for i in self._order}
+        while running:
+            self._moved = False
+            for i, warp in list(running.items()):
+                if next(warp, self) is self:
+                    del running[i]
+                    warps[i].products.finish(0)
+                    warps[i].copies.finish(0)
+                    self._moved = True
+            if running and not self._moved:
+                raise RuntimeError(f"{self._program.name}: warps {sorted(running)} wait for ever")
+
+    # --- threads ----------------------------------------------------------------------------------
+
+    def all_or_none(self, predicate: np.ndarray) -> bool:
+        if predicate.all() != predicate.any():
+            raise NotImplementedError("a warp's threads that part ways")
+        return bool(predicate[0])
+
+    def meet(self, barrier: np.ndarray, count: np.ndarray) -> Iterator[None]:
+        state = self._met.setdefault(int(barrier[0]), [0, 0])
+        state[0] += LANES
+        times = state[1]
+        self._moved = True
+        if state[0] == count[0]:
+            state[:] = 0, times + 1
+        while state[1] == times:
+            yield
+
+    def transposed_8x8(self, register: np.ndarray) -> np.ndarray:
+        numbers = register.view("u2").reshape(8, 8)  # a row is four threads' pairs
+        return np.ascontiguousarray(numbers.T).reshape(-1).view("u4")
+
+    # --- barriers of copies -----------------------------------------------------------------------
+
+    def begin_barrier(self, active, address, count) -> None:
+        for at in set(address[active].tolist()):
+            self._barriers[at] = _Barrier(int(count[0]), int(count[0]))
+
+    def arrive(self, active, address, amount) -> None:
+        barrier = self._barriers[int(address[0])]
+        barrier.bytes += int(np.broadcast_to(amount, LANES)[active].sum())
+        barrier.pending -= int(active.sum())
+        self._moved = True
+        self._complete(barrier)
+
+    def wait(self, address, parity) -> Iterator[None]:
+        barrier = self._barriers[int(address[0])]
+        while True:
+            if barrier.phase == parity[0] and barrier.pending == 0:
+                while barrier.copies:  # as late as they may come
+                    barrier.copies.pop(0)()
+                self._complete(barrier)
+            if barrier.phase != parity[0]:
+                self._moved = True
+                return
+            yield
+
+    def _complete(self, barrier: _Barrier) -> None:
+        if barrier.pending < 0:
+            raise Race("more threads arrive at a barrier than it waits for")
+        if barrier.pending == 0 and barrier.bytes == 0 and not barrier.copies:
+            barrier.phase, barrier.pending = 1 - barrier.phase, barrier.count
+
+    # --- shared memory ----------------------------------------------------------------------------
+
+    def load_shared(self, warp: _Warp, address, dtype: str, count: int) -> tuple:
+        dtype = _NUMPY[dtype]
+        first = self._index(address, dtype.itemsize)
+        return tuple(self._memory.view(dtype)[first + i] for i in range(count))
+
+    def store_shared(self, warp: _Warp, address, *values) -> None:
+        size = values[0].dtype.itemsize
+        first = self._index(address, size)
+        for i, value in enumerate(values):
+            self._memory.view(value.dtype)[first + i] = value
+            self._written_by[(first + i) * size // 4] = warp.number + 1
+
+    def load_matrices(self, address, count: int, turned: bool) -> tuple:
+        found = []
+        for i in range(count):
+            rows = self._index(address[8 * i : 8 * i + 8], 16)
+            numbers = self._memory.view("u2").reshape(-1, 8)[rows]
+            numbers = numbers.T if turned else numbers
+            found.append(np.ascontiguousarray(numbers).reshape(-1).view("u4"))
+        return tuple(found)
+
+    def store_matrices(self, warp: _Warp, address, registers, turned: bool) -> None:
+        for i, register in enumerate(registers):
+            rows = self._index(address[8 * i : 8 * i + 8], 16)
+            numbers = register.view("u2").reshape(8, 8)
+            self._memory.view("u2").reshape(-1, 8)[rows] = numbers.T if turned else numbers
+            self._written_by.reshape(-1, 4)[rows] = warp.number + 1
+
+    def fence(self, warp: _Warp) -> None:
+        self._written_by[self._written_by == warp.number + 1] = 0
+
+    def _index(self, address: np.ndarray, size: int) -> np.ndarray:
+        at = address.astype("i8") - SHARED
+        if (at % size).any() or at.min() < 0 or at.max() >= _BYTES:
+            raise RuntimeError(f"shared memory at {at.min()} to {at.max()}, {size} bytes each")
+        return at // size
+
+    def _fenced(self, at: np.ndarray) -> None:
+        if self._written_by[at // 4].any():
+            raise Race("a copy or a product reads what threads wrote, before a fence")
+
+    # --- main memory ------------------------------------------------------------------------------
+
+    def parameter(self, number: int) -> np.ndarray:
+        return np.full(LANES, _ARRAYS * (number + 1), "u8")
+
+    def parameter_itself(self) -> np.ndarray:
+        return np.full(LANES, _PARAMETERS, "u8")
+
+    def load_anywhere(self, warp: _Warp, address, dtype: str, count: int) -> tuple:
+        array, at = self._array(address)
+        numbers = array.view(_NUMPY[dtype])
+        first = at // numbers.dtype.itemsize
+        return tuple(numbers[first + i] for i in range(count))
+
+    def _array(self, address: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        number = int(address[0]) // _ARRAYS - 1
+        return self._parameters[number], address.astype("i8") - _ARRAYS * (number + 1)
+
+    def fetch(self, warp, active, to, tensor_map, at, barrier) -> None:
+        """A box of an array comes to shared memory; beyond the array are zeros."""
+        for lane in np.flatnonzero(active):
+            of, place, inside, target = self._copy(lane, tensor_map, at, to)
+            waiting = self._barriers[int(barrier[lane])]
+
+            def copy(of=of, place=place, inside=inside, target=target, waiting=waiting) -> None:
+                numbers = np.where(inside, of.array[np.where(inside, place, 0)], 0)
+                self._memory.view(of.array.dtype)[target] = numbers.astype(of.array.dtype)
+                self._written_by[target * of.array.itemsize // 4] = 0
+                waiting.bytes -= target.size * of.array.itemsize
+
+            if self._lazy:
+                waiting.copies.append(copy)
+            else:
+                copy()
+                self._complete(waiting)
+
+    def send(self, warp: _Warp, active, tensor_map, at, source) -> None:
+        """A box goes from shared memory to its place; what would be beyond the array does not."""
+        for lane in np.flatnonzero(active):
+            of, place, inside, target = self._copy(lane, tensor_map, at, source)
+            self._fenced(target * of.array.itemsize)
+
+            def copy(of=of, place=place, inside=inside, target=target) -> None:
+                numbers = self._memory.view(of.array.dtype)[target]
+                of.array[place[inside]] = numbers[inside]
+
+            warp.copies.begin(copy)
+
+    def send_bytes(self, warp: _Warp, active, to, source, size) -> None:
+        for lane in np.flatnonzero(active):
+            array, at = self._array(to[lane : lane + 1])
+            first = int(source[lane]) - SHARED
+            self._fenced(np.arange(first, first + int(size[lane]), 4))
+
+            def copy(array=array, at=int(at[0]), first=first, size=int(size[lane])) -> None:
+                array.view("u1")[at : at + size] = self._memory[first : first + size]
+
+            warp.copies.begin(copy)
+
+    def _copy(self, lane: int, tensor_map, at, shared):
+        of = self._maps[(int(tensor_map[lane]) - _PARAMETERS) // 128]
+        place, inside = of.places([int(x[lane]) for x in at])
+        # In the order of the box, which a swizzle permutes within shared memory.
+        linear = np.arange(place.size).reshape(place.shape) * of.array.itemsize
+        target = products.swizzled(int(shared[lane]) + linear, of.swizzle) - SHARED
+        return of, place, inside, target // of.array.itemsize
+
+    # --- products ---------------------------------------------------------------------------------
+
+    def product_of_registers(self, a, b, sums, dtype: str) -> tuple:
+        """mma: a [16, 16] times b [16, 8], all a warp's own, at once."""
+        kind = _NUMPY[dtype]
+        left = products.of_registers(a, kind).astype("f4")
+        right = products.of_registers((b[0], b[0], b[1], b[1]), kind).astype("f4")[:8].T
+        product = products.spread(left @ right)
+        return tuple((x.view("f4") + y).view("u4") for x, y in zip(sums, product, strict=True))
+
+    def product(self, warp: _Warp, sums, a, b: int, turned: bool, n: int, dtype: str):
+        """sums + a b, of a warp's 16 rows; a in registers, or (descriptor, whether turned)."""
+        kind = _NUMPY[dtype]
+        old = [x.view("f4") for x in sums]  # some of which may still be to come
+        new = [np.full(LANES, np.nan, "f4") for _ in sums]
+
+        def read(descriptor, rows, turned) -> np.ndarray:
+            at = products.addresses(int(descriptor), rows, turned) - SHARED
+            self._fenced(at)
+            return self._memory.view(kind)[at // 2].astype("f4")
+
+        def multiply() -> None:
+            if len(a) == 4:
+                left = products.of_registers(a, kind).astype("f4")
+            else:
+                first = 16 * (warp.number % 4)
+                left = read(a[0], 64, a[1])[first : first + 16]
+            product = products.spread(left @ read(b, n, turned).T)
+            for to, before, x in zip(new, old, product, strict=True):
+                to[:] = before + x
+
+        warp.products.begin(multiply)
+        return tuple(x.view("u4") for x in new)
+
+
+def run_kernel(program: Program, parameters: Sequence[Any], grid: Sequence[int], **how) -> None:
+    """All blocks of a grid, one after the other. how: see `Machine`."""
+    machine = Machine(program, parameters, **how)
+    for block in np.ndindex(*grid):
+        machine.run(block)
+
+
+def orders(threads: int) -> list[tuple[int, ...]]:
+    """Orders of warps to try: up, and down."""
+    up = tuple(range(threads // LANES))
+    return [up, up[::-1]]
