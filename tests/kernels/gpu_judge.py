@@ -37,34 +37,45 @@ def assert_near(results, expected, names, of=""):
         assert error < TOLERANCE, f"{of} {name}: {error:.1e} of the maximum"
 
 
-@functools.cache
-def both_directions(shape, interpret=None, tiling=None):
-    """y and the gradients of r, k, v, w, u; compiled once a shape."""
+def both_directions_as_is(interpret=None, tiling=None):
+    """y and the gradients of r, k, v, w, u."""
 
     def value_and_gradients(r, k, v, w, u, g):
         function = functools.partial(pallas_gpu.bi_wkv6, tiling=tiling, interpret=interpret)
         y, pullback = jax.vjp(function, r, k, v, w, u)
         return y, *pullback(g)
 
-    return jax.jit(value_and_gradients)
+    return value_and_gradients
 
 
-@functools.cache
-def causal(shape, interpret=None, tiling=None):
-    """y, the final state and the gradients of all inputs; compiled once a shape."""
+def causal_as_is(interpret=None, tiling=None):
+    """y, the final state and the gradients of all inputs."""
 
     def value_and_gradients(r, k, v, w, u, state, g, dstate):
         function = functools.partial(pallas_gpu.wkv6, tiling=tiling, interpret=interpret)
         (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
         return y, final, *pullback((g, dstate))
 
-    return jax.jit(value_and_gradients)
+    return value_and_gradients
 
 
-def check_both_directions(shape, regime, interpret=None, tiling=None):
-    """Runs the kernels and the judge on the same inputs."""
+@functools.cache
+def both_directions(shape, interpret=None, tiling=None):
+    """Compiled once a shape."""
+    return jax.jit(both_directions_as_is(interpret, tiling))
+
+
+@functools.cache
+def causal(shape, interpret=None, tiling=None):
+    """Compiled once a shape."""
+    return jax.jit(causal_as_is(interpret, tiling))
+
+
+def check_both_directions(shape, regime, interpret=None, tiling=None, function=None):
+    """Runs the kernels, or the function given, and the judge on the same inputs."""
     x = rounded(shape, regime)
-    results = both_directions(shape, interpret, tiling)(*(x[name] for name in "rkvwug"))
+    function = function or both_directions(shape, interpret, tiling)
+    results = function(*(x[name] for name in "rkvwug"))
     judge = judge_sees(x)
     y, gradients = float64_loop.bi_wkv(*(judge[name] for name in "rkvwu"), g=judge["g"])
     assert_near(results, (y, *gradients), NAMES[:6], regime)
@@ -75,11 +86,12 @@ def check_both_directions(shape, regime, interpret=None, tiling=None):
     assert not dw[:, -1].any(), "nor that of the last"
 
 
-def check_causal(shape, regime, interpret=None, tiling=None):
-    """Runs the kernels and the judge on the same inputs, states and their gradients included."""
+def check_causal(shape, regime, interpret=None, tiling=None, function=None):
+    """As `check_both_directions`, states and their gradients included."""
     x = rounded(shape, regime)
     names = ("r", "k", "v", "w", "u", "state", "g", "dstate")
-    results = causal(shape, interpret, tiling)(*(x[name] for name in names))
+    function = function or causal(shape, interpret, tiling)
+    results = function(*(x[name] for name in names))
     judge = judge_sees(x)
     outputs, gradients = float64_loop.wkv(*(judge[name] for name in names))
     assert_near(results, (*outputs, *gradients), ("y", "final state", *NAMES[1:]), regime)

@@ -2,12 +2,34 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
-from hopper.machine import TensorMap
-
 _NO_SWIZZLE = 16
+
+
+@dataclasses.dataclass
+class TensorMap:
+    """How the copy engine sees an array: outermost first, in numbers, not bytes."""
+
+    array: np.ndarray
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int
+
+    def places(self, at: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """For each number of the box at a place (innermost first): its index, and if it is one."""
+        index, inside = np.zeros(self.box, np.int64), np.ones(self.box, bool)
+        positions = np.indices(self.box)
+        for position, first, size, stride in zip(
+            positions, reversed(at), self.sizes, self.strides, strict=True
+        ):
+            where = position + first
+            index += where * stride
+            inside &= (where >= 0) & (where < size)
+        return index, inside
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hopper import host, machine, ptx
+from hopper.arithmetic import LANES
 from rwkv_kernels.gpu import backward, call, forward, sweep, topology
-
 
 _compiled: dict[str, tuple[str, str]] = {}
 
@@ -80,7 +80,7 @@ def kernel_call(body, wg, inputs, outputs, scratch, *, grid, copies, name, how):
     results = [np.full(np.prod(x.shape, dtype=int), np.nan, x.dtype) for x in outputs.values()]
     program = ptx.program(kernel)
     blocks, parameters = host.start(starter, [*operands, *results])
-    order = range(program.threads // ptx.LANES)
+    order = range(program.threads // LANES)
     machine.run_kernel(
         program, parameters, blocks, order=order[::-1] if how["down"] else order, lazy=how["lazy"]
     )

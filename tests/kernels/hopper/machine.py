@@ -9,45 +9,22 @@ What it does not know: time, caches, and the hazards of registers that the compi
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from hopper import products
-from hopper.ptx import _NUMPY, LANES, SHARED, Program
+from hopper.arithmetic import LANES, NUMPY, SHARED
+from hopper.ptx import Program
 
 _BYTES = 228 * 1024
 _ARRAYS = 1 << 40  # arrays in main memory lie so far apart
 _PARAMETERS = 1 << 60
 
 
-class Race(AssertionError):
+class RaceError(AssertionError):
     """What one thread does meets what another one does, in no order."""
-
-
-@dataclasses.dataclass
-class TensorMap:
-    """How the copy engine sees an array: outermost first, in numbers, not bytes."""
-
-    array: np.ndarray
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    box: tuple[int, ...]
-    swizzle: int
-
-    def places(self, at: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """For each number of the box at a place (innermost first): its index, and if it is one."""
-        index, inside = np.zeros(self.box, np.int64), np.ones(self.box, bool)
-        positions = np.indices(self.box)
-        for position, first, size, stride in zip(
-            positions, reversed(at), self.sizes, self.strides, strict=True
-        ):
-            where = position + first
-            index += where * stride
-            inside &= (where >= 0) & (where < size)
-        return index, inside
 
 
 class _Later:
@@ -110,7 +87,7 @@ class Machine:
         self.instructions = 0
 
     def run(self, block: Sequence[int]) -> None:
-        """Raises Race, or RuntimeError where no warp can go on."""
+        """Raises RaceError, or RuntimeError where no warp can go on."""
         self.block = {axis: np.full(LANES, i, "u4") for axis, i in zip("xyz", block, strict=True)}
         self._memory = np.full(_BYTES, 0xFF, "u1")
         self._written_by = np.zeros(_BYTES // 4, "i2")
@@ -180,14 +157,14 @@ class Machine:
 
     def _complete(self, barrier: _Barrier) -> None:
         if barrier.pending < 0:
-            raise Race("more threads arrive at a barrier than it waits for")
+            raise RaceError("more threads arrive at a barrier than it waits for")
         if barrier.pending == 0 and barrier.bytes == 0 and not barrier.copies:
             barrier.phase, barrier.pending = 1 - barrier.phase, barrier.count
 
     # --- shared memory ----------------------------------------------------------------------------
 
     def load_shared(self, warp: _Warp, address, dtype: str, count: int) -> tuple:
-        dtype = _NUMPY[dtype]
+        dtype = NUMPY[dtype]
         first = self._index(address, dtype.itemsize)
         return tuple(self._memory.view(dtype)[first + i] for i in range(count))
 
@@ -225,7 +202,7 @@ class Machine:
 
     def _fenced(self, at: np.ndarray) -> None:
         if self._written_by[at // 4].any():
-            raise Race("a copy or a product reads what threads wrote, before a fence")
+            raise RaceError("a copy or a product reads what threads wrote, before a fence")
 
     # --- main memory ------------------------------------------------------------------------------
 
@@ -237,7 +214,7 @@ class Machine:
 
     def load_anywhere(self, warp: _Warp, address, dtype: str, count: int) -> tuple:
         array, at = self._array(address)
-        numbers = array.view(_NUMPY[dtype])
+        numbers = array.view(NUMPY[dtype])
         first = at // numbers.dtype.itemsize
         return tuple(numbers[first + i] for i in range(count))
 
@@ -298,7 +275,7 @@ class Machine:
 
     def product_of_registers(self, a, b, sums, dtype: str) -> tuple:
         """mma: a [16, 16] times b [16, 8], all a warp's own, at once."""
-        kind = _NUMPY[dtype]
+        kind = NUMPY[dtype]
         left = products.of_registers(a, kind).astype("f4")
         right = products.of_registers((b[0], b[0], b[1], b[1]), kind).astype("f4")[:8].T
         product = products.spread(left @ right)
@@ -306,7 +283,7 @@ class Machine:
 
     def product(self, warp: _Warp, sums, a, b: int, turned: bool, n: int, dtype: str):
         """sums + a b, of a warp's 16 rows; a in registers, or (descriptor, whether turned)."""
-        kind = _NUMPY[dtype]
+        kind = NUMPY[dtype]
         old = [x.view("f4") for x in sums]  # some of which may still be to come
         new = [np.full(LANES, np.nan, "f4") for _ in sums]
 

@@ -9,13 +9,13 @@ import functools
 
 import numpy as np
 
-from hopper.ptx import LANES
+from hopper.arithmetic import LANES
 
 _SWIZZLES = {1: 128, 2: 64, 3: 32}
 
 
 def swizzled(address: np.ndarray, swizzle: int) -> np.ndarray:
-    """Where the permutation of a swizzle puts a byte: some address bits are mixed into lower ones."""
+    """Where the permutation of a swizzle puts a byte: address bits are mixed into lower ones."""
     mask = {128: 0x70, 64: 0x30, 32: 0x10}.get(swizzle, 0)
     return address ^ ((address >> 3) & mask)
 

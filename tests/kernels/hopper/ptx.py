@@ -12,19 +12,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-LANES = 32
-SHARED = 1024  # where shared memory begins, as the kernels see it
-_TYPES = {
-    "b16": "u2", "u16": "u2", "s16": "i2", "f16": "f2", "f16x2": "f2", "bf16": "bf16",
-    "bf16x2": "bf16", "b32": "u4", "u32": "u4", "s32": "i4", "f32": "f4", "b64": "u8", "u64": "u8",
-    "s64": "i8", "pred": "?",
-}  # fmt: skip
-_KEPT_AS = {"r": "u4", "rd": "u8", "rs": "u2", "p": "?"}
-_NUMPY = {name: np.dtype(name) for name in ("u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "?")}
-_NUMPY["bf16"] = np.dtype(ml_dtypes.bfloat16)
+from hopper.arithmetic import (
+    ARITHMETIC,
+    COMPARED,
+    HELPERS,
+    KEPT_AS,
+    KNOWN,
+    LANES,
+    NUMPY,
+    SHARED,
+    TYPES,
+    name_of,
+)
 
 # A wait is a loop of its own around one instruction.
 _WAIT = re.compile(
@@ -69,9 +70,9 @@ def program(text: str) -> Program:
     for statement in body.split(";"):
         if statement := " ".join(statement.split()):
             lines.add(statement)
-    scope: dict[str, Any] = {"np": np, "LANES": LANES} | _HELPERS
+    scope: dict[str, Any] = {"np": np, "LANES": LANES} | HELPERS
     source = lines.source()
-    exec(compile(source, name, "exec"), scope)  # noqa: S102, of our own making
+    exec(compile(source, name, "exec"), scope)
     return Program(name, threads, scope["run"])
 
 
@@ -133,35 +134,34 @@ class _Lines:
             value = self._converted(of, sources)
         elif kind == "setp":
             first, second = (self.read(x, type_) for x in sources)
-            value = f"np.{_COMPARED[of[0]]}({first}, {second})"
+            value = f"np.{COMPARED[of[0]]}({first}, {second})"
             if "|" in target:  # of pairs: for each half
                 low, high = (_variable(x) for x in target.split("|"))
                 return f"{low}, {high} = ({value}).reshape(LANES, 2).T.copy()"
         elif kind == "selp":
             first, second, chosen = sources
-            value = f"np.where({_variable(chosen)}, {self.read(first, type_)}, {self.read(second, type_)})"
+            first, second = (self.read(x, type_) for x in (first, second))
+            value = f"np.where({_variable(chosen)}, {first}, {second})"
         else:
             value = self._arithmetic(kind, of, sources)
-        kept = _KEPT_AS[re.match(r"[a-z]+", _variable(target))[0]]
-        return f"{_variable(target)} = kept_{_name(kept)}({value})"
+        kept = KEPT_AS[re.match(r"[a-z]+", _variable(target))[0]]
+        return f"{_variable(target)} = kept_{name_of(kept)}({value})"
 
     def _arithmetic(self, kind: str, of: list[str], sources: list[str]) -> str:
         type_ = of[-1]
         wide = "wide" in of
-        if not _KNOWN.issuperset(of[:-1]) or (
+        if not KNOWN.issuperset(of[:-1]) or (
             kind in ("min", "max") and type_[0] == "f" and "NaN" not in of
         ):
             raise NotImplementedError(f"{kind}.{'.'.join(of)}")
-        form = _ARITHMETIC.get((kind, "hi") if "hi" in of else kind)
+        form = ARITHMETIC.get((kind, "hi") if "hi" in of else kind)
         if form is None:
             raise NotImplementedError(f"{kind}.{'.'.join(of)}")
         values = [self.read(x, type_) for x in sources]
         if kind == "mad" and wide:
             raise NotImplementedError("mad.wide")
         if wide:
-            values = [
-                f"{x}.astype('{_TYPES[type_][0]}{2 * int(_TYPES[type_][1])}')" for x in values
-            ]
+            values = [f"{x}.astype('{TYPES[type_][0]}{2 * int(TYPES[type_][1])}')" for x in values]
         if kind in ("shl", "shr", "bfe"):
             values[1:] = [f"{self.read(x, 'u32')}.astype({values[0]}.dtype)" for x in sources[1:]]
         if kind == "prmt":
@@ -174,8 +174,8 @@ class _Lines:
         *_, to, from_ = of
         values = [self.read(x, from_) for x in sources]
         if len(values) == 2:  # the first one is the upper half
-            return f"joined({values[1]}, {values[0]}, '{_name(_TYPES[to])}')"
-        return f"to_{_name(_TYPES[to])}({values[0]})"
+            return f"joined({values[1]}, {values[0]}, '{name_of(TYPES[to])}')"
+        return f"to_{name_of(TYPES[to])}({values[0]})"
 
     def _several(self, opcode: str, target: str, sources: list[str]) -> str:
         names = ", ".join(_variable(x) for x in _inside(target))
@@ -183,7 +183,8 @@ class _Lines:
         if kind == "mov":
             return f"{names} = halves({self.read(sources[0], 'b32')})"
         space = "shared" if "shared" in of else "anywhere"
-        return f"{names} = m.load_{space}(warp, {self.address(sources[0])}, '{_TYPES[of[-1]]}', {len(_inside(target))})"
+        address, count = self.address(sources[0]), len(_inside(target))
+        return f"{names} = m.load_{space}(warp, {address}, '{TYPES[of[-1]]}', {count})"
 
     def _matrices(self, kind: str, of: list[str], first: str, second: str) -> str:
         """8 x 8 each, of 16-bit numbers: a row's address from each thread."""
@@ -200,7 +201,7 @@ class _Lines:
             return f"m.parameter({sources[0].strip('[]').rsplit('_', 1)[1]})"
         if kind == "ld":
             space = "shared" if "shared" in of else "anywhere"
-            return f"m.load_{space}(warp, {self.address(sources[0])}, '{_TYPES[of[-1]]}', 1)[0]"
+            return f"m.load_{space}(warp, {self.address(sources[0])}, '{TYPES[of[-1]]}', 1)[0]"
         if kind == "cvta":
             return self.read(sources[0], "b64")
         if kind == "movmatrix":
@@ -294,14 +295,14 @@ class _Lines:
         n = int(re.fullmatch(r"m64n(\d+)k16", shape)[1])
         return (
             f"{names} = m.product(warp, ({names}), {a}, {_variable(rhs)}[0], {turns[-1]}, {n}, "
-            f"'{_name(_TYPES[left])}')"
+            f"'{name_of(TYPES[left])}')"
         )
 
     def _product_of_registers(self, of: list[str], operands: list[str]) -> str:
         if of[2:5] != ["m16n8k16", "row", "col"] or of[5] != "f32" or of[6] != of[7]:
             raise NotImplementedError(".".join(of))
         to, *given = (f"({', '.join(_variable(y) for y in _inside(x))},)" for x in operands)
-        return f"{to} = m.product_of_registers({', '.join(given)}, '{_name(_TYPES[of[6]])}')"
+        return f"{to} = m.product_of_registers({', '.join(given)}, '{name_of(TYPES[of[6]])}')"
 
     def address(self, operand: str) -> str:
         """[register + number], or [symbol + number]."""
@@ -319,27 +320,23 @@ class _Lines:
 
     def read(self, operand: str, type_: str) -> str:
         """A register or a number as what an instruction takes it for."""
-        as_ = _TYPES[type_]
+        as_ = TYPES[type_]
         if operand.startswith("%"):
             variable = _variable(operand)
-            kept = _KEPT_AS[re.match(r"[a-z]+", variable)[0]]
-            return variable if kept == as_ else f"{variable}.view({_name(as_)})"
+            kept = KEPT_AS[re.match(r"[a-z]+", variable)[0]]
+            return variable if kept == as_ else f"{variable}.view({name_of(as_)})"
         if "_param_" in operand:
             return "m.parameter_itself()"
         if operand == "__dynamic_shmem__0":
             operand = str(SHARED)
-        width = 4 if type_.endswith("x2") else _NUMPY[as_].itemsize
+        width = 4 if type_.endswith("x2") else NUMPY[as_].itemsize
         bits = int(operand[2:], 16) if operand.startswith("0f") else int(operand.rstrip("U"), 0)
-        value = f"np.full(LANES, {bits % 2 ** (8 * width)}, 'u{width}').view({_name(as_)})"
+        value = f"np.full(LANES, {bits % 2 ** (8 * width)}, 'u{width}').view({name_of(as_)})"
         return self._constants.setdefault(value, f"constant{len(self._constants)}")
 
 
 def _variable(name: str) -> str:
     return name.strip().lstrip("%").replace("$L__", "label_")
-
-
-def _name(dtype: str) -> str:
-    return {"?": "pred"}.get(dtype, dtype)
 
 
 def _special(operand: str) -> bool:
@@ -361,69 +358,3 @@ def _operands(text: str) -> list[str]:
         else:
             current += letter
     return [*found, current.strip()] if current.strip() else found
-
-
-# Of rounding and of how much of a product is kept: those that make no difference here, or are asked for.
-_KNOWN = {"rn", "lo", "hi", "wide", "NaN", "approx", "ftz"}
-_COMPARED = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
-             "ge": "greater_equal"}  # fmt: skip
-_ARITHMETIC: dict[Any, str] = {
-    "mov": "{0}", "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}",
-    "mad": "{0} * {1} + {2}", "fma": "fused({0}, {1}, {2})", "neg": "-{0}",
-    ("mul", "hi"): "high({0}, {1})",
-    "min": "np.minimum({0}, {1})", "max": "np.maximum({0}, {1})",  # of floats: NaN if one is
-    "and": "{0} & {1}", "or": "{0} | {1}", "xor": "{0} ^ {1}", "not": "~{0}",
-    "shl": "{0} << {1}", "shr": "{0} >> {1}", "ex2": "np.exp2({0})",
-    "bfe": "bits({0}, {1}, {2})",
-    "prmt": "({0} & np.uint32(0xFFFF)) | ({1} << np.uint32(16))",
-}  # fmt: skip
-
-
-def _kept(dtype: str):
-    kept = _NUMPY[dtype]
-
-    def keep(x):
-        x = np.broadcast_to(np.asarray(x), LANES) if np.ndim(x) == 0 else x
-        return (
-            x.astype(kept)
-            if np.ndim(x)
-            and x.dtype.kind in "?O"
-            or x.dtype.itemsize * x.size != kept.itemsize * LANES
-            else np.ascontiguousarray(x).view(kept)
-        )
-
-    return keep
-
-
-def _fused(a, b, c):
-    return (a.astype("f8") * b.astype("f8") + c.astype("f8")).astype(a.dtype)
-
-
-def _bits(x, first, count):
-    """So many bits from one on; of a signed number the highest of them is the sign."""
-    width = x.dtype.type(8 * x.dtype.itemsize)
-    return (x << (width - count - first)) >> (width - count)
-
-
-def _high(x, y):
-    """The upper half of a product."""
-    width = 8 * x.dtype.itemsize
-    return ((x.astype("O") * y.astype("O")) >> width).astype(x.dtype)
-
-
-def _joined(low, high, dtype: str):
-    pairs = np.stack([low, high], axis=1).astype(_NUMPY[dtype])
-    return pairs.reshape(-1).view("u4")
-
-
-_HELPERS = {
-    **{_name(x): dtype for x, dtype in _NUMPY.items()},
-    **{f"kept_{_name(x)}": _kept(x) for x in _KEPT_AS.values()},
-    **{f"to_{_name(x)}": (lambda x, dtype=dtype: x.astype(dtype)) for x, dtype in _NUMPY.items()},
-    "fused": _fused,
-    "high": _high,
-    "joined": _joined,
-    "bits": _bits,
-    "packed": lambda low, high: low.astype("u4") | (high.astype("u4") << np.uint32(16)),
-    "halves": lambda x: ((x & np.uint32(0xFFFF)).astype("u2"), (x >> np.uint32(16)).astype("u2")),
-}

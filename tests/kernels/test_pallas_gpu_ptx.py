@@ -1,0 +1,99 @@
+"""The Hopper kernels as a GPU gets them, played on a CPU, against the float64 loop.
+
+The compiler's PTX for an H200 is run by `hopper/`: descriptors, swizzles, fragments of products and
+barriers are the real ones, which the interpreter of `test_pallas_gpu.py` has not. It was checked by
+kernels that an H100 had found right.
+
+Run by `make test-aot`: needs the CUDA plugin's wheels, and no GPU.
+"""
+
+import itertools
+
+import gpu_judge
+import pytest
+from float64_loop import REGIMES
+from hopper.launch import on_machine
+from hopper.machine import RaceError
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from rwkv_kernels.gpu.tiling import Tiling
+from rwkv_kernels.gpu.warpgroup import Warpgroup
+
+pytestmark = pytest.mark.aot
+
+# The order of warps, and whether copies and products come early or late.
+WAYS = list(itertools.product((False, True), (False, True)))
+# One tile, two and three in a block, and more than a block has; the last full and cut short.
+LENGTHS = {1: 80, 7: 64, 17: 80, 49: 80, 64: 64, 77: 64, 128: 80, 150: 64, 196: 80, 257: 64}
+OF_CI = (7, 49, 77)
+
+
+def marked(lengths, of_ci):
+    return [T if T in of_ci else pytest.param(T, marks=pytest.mark.slow) for T in lengths]
+
+
+def check_both_directions(shape, regime, tiling=None, *, down, lazy):
+    with on_machine(down=down, lazy=lazy):
+        function = gpu_judge.both_directions_as_is(tiling=tiling)
+        gpu_judge.check_both_directions(shape, regime, function=function)
+
+
+def check_causal(shape, regime, tiling=None, *, down, lazy):
+    with on_machine(down=down, lazy=lazy):
+        function = gpu_judge.causal_as_is(tiling=tiling)
+        gpu_judge.check_causal(shape, regime, function=function)
+
+
+@pytest.mark.parametrize("T", marked(LENGTHS, OF_CI))
+def test_both_directions(T):
+    for regime, (down, lazy) in zip(REGIMES, itertools.cycle(WAYS)):
+        check_both_directions((1, T, 1, LENGTHS[T]), regime, down=down, lazy=lazy)
+
+
+@pytest.mark.parametrize(("down", "lazy"), WAYS)
+def test_four_tiles_in_a_block_forward(down, lazy):
+    """Backward they are swept for states."""
+    check_both_directions((1, 196, 1, 80), "spiky", down=down, lazy=lazy)
+
+
+@pytest.mark.parametrize("T", marked((1, 64, 77, 257), (77,)))
+def test_causal_with_states(T):
+    for regime, (down, lazy) in zip(REGIMES, itertools.cycle(WAYS)):
+        check_causal((1, T, 1, 64), regime, down=down, lazy=lazy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("N", [96, 112, 128])
+@pytest.mark.parametrize("T", [49, 77])
+def test_wider_heads(T, N):
+    check_both_directions((1, T, 1, N), "typical", down=True, lazy=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiling", [Tiling(1, 2, 1), Tiling(4, 1, 1), Tiling(2, 5, 2)], ids=str)
+def test_tile_choices(tiling):
+    check_both_directions((1, 257, 1, 64), "typical", tiling, down=False, lazy=True)
+    check_causal((1, 257, 1, 64), "spiky", tiling, down=True, lazy=False)
+
+
+def test_several_heads_and_sequences():
+    check_both_directions((2, 77, 2, 64), "mixed", down=True, lazy=True)
+
+
+def test_a_fence_left_out_is_seen(monkeypatch):
+    """What threads write is there for products only after it."""
+    monkeypatch.setattr(plgpu, "commit_smem", Warpgroup(None, 64).wait_for_readers)
+    with pytest.raises(RaceError, match="before a fence"):
+        check_both_directions((1, 49, 1, 64), "typical", down=False, lazy=False)
+
+
+def test_a_barrier_left_out_is_seen(monkeypatch):
+    """Keys are written while another warp still multiplies those before them."""
+    monkeypatch.setattr(Warpgroup, "wait_for_readers", lambda _: None)
+
+    def try_all():
+        for down, lazy in WAYS:
+            check_both_directions((1, 49, 1, 80), "typical", down=down, lazy=lazy)
+
+    with pytest.raises(AssertionError):
+        try_all()
