@@ -4,14 +4,23 @@ Times are the GPU's own (CUPTI), medians of calls after one that is not timed. T
 memory allows: each input and output crosses it once. Rivals in PyTorch are timed by
 `bench_gpu_torch.py` in an environment of their own, whose file is given here.
 
-Needs a GPU: python -m rwkv_kernels.bench_gpu [--rivals FILE.json] [--out FILE.md]
+All is compiled first, side by side, since that takes longest; then timed with nothing beside it.
+The page is written again after each shape: what was measured is kept, whatever comes after.
+
+Needs a GPU: python -m rwkv_kernels.bench_gpu [--rivals FILE.json] [--shape NAME] [--out FILE.md]
 """
 
 import argparse
+import collections
+import concurrent.futures
+import dataclasses
 import json
+import os
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,33 +70,76 @@ def arguments(shape: WkvShape) -> list[jax.Array]:
     return [r, k, v, w, u, g]
 
 
-def milliseconds(function, inputs, calls: int) -> float:
-    compiled = jax.jit(function)
+@dataclasses.dataclass(frozen=True)
+class Time:
+    """Milliseconds of a call, and of each of its kernels of a name, added up."""
+
+    total: float
+    kernels: dict[str, float]
+
+
+def timed(compiled, inputs, calls: int) -> Time:
+    """compiled: a function that is compiled already."""
     jax.block_until_ready(compiled(*inputs))
-    _, times = profiler.measure(compiled, iterations=calls)(*inputs)
-    if not times:
+    _, found = profiler.measure(compiled, iterations=calls, aggregate=False)(*inputs)
+    if not found:
         raise RuntimeError("the profiler saw no kernel run on the GPU")
-    return statistics.median(times)
+    each: list[dict[str, float]] = [collections.defaultdict(float) for _ in found]
+    for of_call, kernels in zip(each, found, strict=True):
+        for name, time in kernels:
+            of_call[name.removesuffix("_mosaic_gpu_kernel")] += time
+    names = sorted(set().union(*each))
+    median = {name: statistics.median(of_call[name] for of_call in each) for name in names}
+    return Time(statistics.median(sum(of_call.values()) for of_call in each), median)
 
 
-def measure(name: str, shape: WkvShape, calls: int) -> tuple[float, float]:
-    """Milliseconds of forward, and of forward and backward."""
-    *inputs, g = arguments(shape)
-    once = milliseconds(forward(name), inputs, calls)
-    return once, milliseconds(forward_backward(name), [*inputs, g], calls)
+def milliseconds(function, inputs, calls: int) -> float:
+    return timed(jax.jit(function).lower(*inputs).compile(), inputs, calls).total
 
 
-def table(shape: WkvShape, rivals: dict[str, list[float]], calls: int) -> list[str]:
+def implementations(shape: WkvShape) -> list[str]:
+    """Those that serve a shape here, in the memory there is."""
     call = Call("bi_wkv6", platform(), shape.tokens, jnp.dtype(jnp.bfloat16), device_kind())
     states = 4 * shape.B * shape.T * shape.H * shape.N**2
-    names = [
+    return [
         name
         for name in servable(call)
         if name in _NAMES and (name != "reference" or states < _MOST_STATE_BYTES)
     ]
+
+
+def compile_all(shapes: Sequence[WkvShape]) -> dict[tuple[str, str, int], Any]:
+    """By shape's name, implementation, and how many inputs: five forward, six for both."""
+
+    def compiled(job: tuple[WkvShape, str, int]):
+        shape, name, count = job
+        kept = jnp.dtype(jnp.bfloat16)
+        token, w, u = (
+            jax.ShapeDtypeStruct(size, dtype)
+            for size, dtype in (
+                (shape.tokens, kept), (shape.tokens, jnp.float32), ((shape.H, shape.N), kept)
+            )
+        )  # fmt: skip
+        function = forward(name) if count == 5 else forward_backward(name)
+        inputs = (token, token, token, w, u, token)[:count]
+        return jax.jit(function).lower(*inputs).compile()
+
+    jobs = [(x, name, count) for x in shapes for name in implementations(x) for count in (5, 6)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = tqdm.tqdm(pool.map(compiled, jobs), "compile", len(jobs), unit="program")
+        pairs = zip(jobs, found, strict=True)
+        return {(x.name, name, count): program for (x, name, count), program in pairs}
+
+
+def table(shape: WkvShape, programs, rivals: dict[str, list[float]], calls: int) -> list[str]:
     once, back = roofline(shape)
-    rows = {name: measure(name, shape, calls) for name in names}
-    rows |= {name: (times[0], times[1]) for name, times in rivals.items()}
+    inputs = arguments(shape)
+    times = {
+        name: [timed(programs[shape.name, name, n], inputs[:n], calls) for n in (5, 6)]
+        for name in implementations(shape)
+    }
+    rows = {name: (f.total, both.total) for name, (f, both) in times.items()}
+    rows |= {name: (found[0], found[1]) for name, found in rivals.items()}
     lines = [
         f"\n### {shape.name}: {list(shape.tokens)}\n",
         "| | forward, ms | backward, ms | both, ms | over the roofline | `pallas_gpu` faster by |",
@@ -101,17 +153,25 @@ def table(shape: WkvShape, rivals: dict[str, list[float]], calls: int) -> list[s
             f"| {name} | {f:.3f} | {both - f:.3f} | {both:.3f} | {both / (once + back):.1f} "
             f"| {faster} |"
         )
+    for what, time in zip(("forward", "both"), times.get("pallas_gpu", ()), strict=False):
+        parts = ", ".join(f"{name} {ms:.3f}" for name, ms in time.kernels.items())
+        lines.append(f"\nKernels, {what}: {parts}.")
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=20, help="timed calls (default: 20)")
+    parser.add_argument("--shape", action="append", help="a part of a shape's name; repeatable")
     parser.add_argument("--rivals", type=Path, help="what bench_gpu_torch.py wrote")
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args()
     if options.calls < 2:
         parser.error(f"--calls must be at least 2 to have a median, got {options.calls}")
+    shapes = [x for x in SHAPES if any(part in x.name for part in options.shape or [""])]
+    if not shapes:
+        names = ", ".join(repr(x.name) for x in SHAPES)
+        parser.error(f"--shape {options.shape} is in none of the names: {names}")
     if platform() != "gpu":
         sys.exit(f"This measures a GPU, and JAX found {device_kind()!r}: install the extra cuda13.")
     rivals = json.loads(options.rivals.read_text()) if options.rivals else {}
@@ -121,11 +181,12 @@ def main() -> None:
         f"the GPU's own clock; backward is what both take more than forward. Faster by: times, "
         f"forward / both. {rivals.get('versions', 'Rivals in PyTorch were not measured.')}",
     ]
-    for shape in tqdm.tqdm(SHAPES, unit="shape"):
-        lines += table(shape, rivals.get(str(list(shape.tokens)), {}), options.calls)
+    programs = compile_all(shapes)
+    for shape in tqdm.tqdm(shapes, "time", unit="shape"):
+        lines += table(shape, programs, rivals.get(str(list(shape.tokens)), {}), options.calls)
+        if options.out:
+            save(options.out, lines)
     print("\n".join(lines))
-    if options.out:
-        save(options.out, lines)
 
 
 if __name__ == "__main__":

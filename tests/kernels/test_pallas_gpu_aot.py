@@ -34,6 +34,6 @@ def test_kernels_compile_and_fit(shape, causal):
     assert set(kernels) == expected
     for kernel in kernels.values():
         spilled = max(kernel.spill_stores, kernel.spill_loads)
-        # With states it spills, before and after its loop over levels (docs/kernels.md).
-        allowed = 400 if kernel.name == "wkv6_backward" and stateful else 0
+        # With states it spills, before and after its loops (docs/kernels.md).
+        allowed = 100 if kernel.name == "wkv6_backward" and stateful else 0
         assert spilled <= allowed, kernel

@@ -105,7 +105,7 @@ def through_levels(
     dA = warp.meet(wg, g, v).astype(BFLOAT16)
     meetings = wg.load_raw(of_sixteen)
     with_itself = wg.load_column(block.own(of_with_itself, anew=_SIXTEENS))
-    sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, meetings, sums)
+    sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, meetings, sums, block.levels)
     wg.write(Operand(held.A), warp.block_diagonal(wg, A))
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:

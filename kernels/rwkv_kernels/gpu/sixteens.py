@@ -24,8 +24,9 @@ def scores(
     log_d: Float16[Array, "64 n"],
     with_itself: Float[Array, "64"],
     meetings: Float16[Array, "64 16"],
+    levels: int | Array,
 ) -> BFloat16[Array, "64 16"]:
-    """A, with y = A v, of each token with its sixteen."""
+    """A, with y = A v, of each token with its sixteen; levels: of all that the tile has."""
     r_, k_, log_d_ = (sixteens(wg, x) for x in (r, k, log_d))
     turned = [warp.turned(wg, x) for x in log_d_]
 
@@ -40,7 +41,7 @@ def scores(
     # At the first level nothing lies between.
     A = masks.of_bfloat16(masks.meet(wg, meetings, 0)) * warp.meet(wg, r, k).astype(BFLOAT16)
     A = A + _on_diagonal(wg, with_itself)
-    return _levels(wg, level, A)
+    return _levels(levels, level, A)
 
 
 def gradients(
@@ -51,12 +52,13 @@ def gradients(
     dA: BFloat16[Array, "64 16"],
     meetings: Float16[Array, "64 16"],
     sums: list[Sums],
+    levels: int | Array,
 ) -> tuple[list[Sums], BFloat16[Array, "64 16"]]:
     """sums, of some channels each, with what comes through the scores, whose gradients are dA; and
     the scores.
 
     load: gives r and k, bfloat16 [64, 16], sixteen channels after the other, anew for each level,
-    since registers are short.
+    since registers are short. levels: of all that the tile has.
     """
     logs = [warp.turned(wg, x) for x in sixteens(wg, log_d)]
     parts = [Sums(*x) for of in sums for x in zip(*(sixteens(wg, x) for x in of), strict=True)]
@@ -94,7 +96,7 @@ def gradients(
             new.append(Sums(x.r + of_r * c, x.k + of_k * c, of_log))
         return new, A + meet * met.astype(BFLOAT16)
 
-    parts, A = _levels(wg, level, (parts, A))
+    parts, A = _levels(levels, level, (parts, A))
     rest = iter(parts)
     cut = [itertools.islice(rest, x.r.shape[1] // warp.SIXTEEN) for x in sums]
     return [Sums(*(warp.joined(wg, x) for x in zip(*of, strict=True))) for of in cut], A
@@ -114,10 +116,12 @@ def _itself(wg: Warpgroup) -> Bool[Array, "64 16"]:
     return (row & (warp.SIXTEEN - 1)) == column
 
 
-def _levels(wg: Warpgroup, level, carry):
+def _levels(levels: int | Array, level, carry):
     """Runs all levels but the first: 1, 2 and 3 for the logarithms of tokens to the midpoint."""
-    levels = min(warp.LEVELS, wg.plan.levels)
-    return carry if levels <= 1 else lax.fori_loop(1, levels, level, carry)
+    if isinstance(levels, int):
+        levels = min(levels, warp.LEVELS)
+        return carry if levels <= 1 else lax.fori_loop(1, levels, level, carry)
+    return lax.fori_loop(1, jnp.minimum(levels, warp.LEVELS), level, carry)
 
 
 def sixteens(wg: Warpgroup, x: Float[Array, "64 n"]) -> list[Float[Array, "64 16"]]:

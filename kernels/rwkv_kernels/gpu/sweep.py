@@ -162,10 +162,10 @@ def _kernel(
         )
         decayed = wg.load(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d)
         wg.store((right, decayed))
-        log_total = tile.log2_product(wg, across, log_d)
-        total = jnp.exp2(log_total)
+        log_total = warp.first_row(wg, tile.log2_product(wg, across, log_d))
+        total = wg.spread(jnp.exp2(log_total), 1, block.width)
         state = [
-            x * total + wg.product(left.columns(rows.start, TILE).T, right)
+            wg.add_product(x * total, left.columns(rows.start, TILE).T, right)
             for rows, x in zip(blocks, state, strict=True)
         ]
         return state, None if log_through is None else log_through + log_total
@@ -177,7 +177,7 @@ def _kernel(
         state = [wg.load(starts.at[*at, rows, block.of_head]) for rows in blocks]
     for step in range(stages - 1):
         begin(jnp.int32(step))
-    log_through = None if log_decays is None else zeros
+    log_through = None if log_decays is None else warp.first_row(wg, zeros)
     state, log_through = lax.fori_loop(0, tiles, add_tile, (state, log_through))
     last = tile_at(tiles - 1)
     # Where another segment goes on, that one writes the border.
@@ -194,5 +194,5 @@ def _kernel(
     if log_decays is not None:
         wg.wait_for_readers()
         row = room.at[0]
-        row[...] = warp.first_row(wg, log_through)
+        row[...] = log_through
         block.write_to(log_decays.at[flow, block.batch, segment, block.channels], row)

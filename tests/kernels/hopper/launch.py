@@ -1,6 +1,9 @@
 """Runs the kernels of a call on the machine: compiled for an H200, played on a CPU."""
 
+import collections
 import contextlib
+import dataclasses
+import functools
 import os
 import re
 import sys
@@ -59,45 +62,53 @@ def _printed(*wanted: str) -> Iterator[list[str]]:
             result.append(file.read().decode(errors="replace"))
 
 
-def kernel_call(body, wg, inputs, outputs, scratch, *, grid, copies, name, how):
+def kernel_call(
+    body, wg, inputs, outputs, scratch, *, grid, copies, name, down: bool, lazy: bool, log
+):
     """`call.kernel_call` on the machine."""
     given = {key: x for key, x in inputs.items() if x is not None}
 
     def function(*arrays):
         return call.kernel_call(
-            body,
-            wg,
-            inputs | dict(zip(given, arrays, strict=True)),
-            outputs,
-            scratch,
-            grid=grid,
-            copies=copies,
-            name=name,
-        )
+            body, wg, inputs | dict(zip(given, arrays, strict=True)), outputs, scratch,
+            grid=grid, copies=copies, name=name,
+        )  # fmt: skip
 
     kernel, starter = compiled(function, list(given.values()))
     operands = [np.array(x).reshape(-1) for x in given.values()]
     results = [np.full(np.prod(x.shape, dtype=int), np.nan, x.dtype) for x in outputs.values()]
     program = ptx.program(kernel)
     blocks, parameters = host.start(starter, [*operands, *results])
-    order = range(program.threads // LANES)
-    machine.run_kernel(
-        program, parameters, blocks, order=order[::-1] if how["down"] else order, lazy=how["lazy"]
-    )
+    order = range(program.threads // LANES)[:: -1 if down else 1]
+    player = machine.Machine(program, parameters, order=order, lazy=lazy)
+    for block in np.ndindex(*blocks):
+        player.run(block)
+    log.append(Run(name, int(np.prod(blocks)) * len(order), player.executed()))
     return {
         key: jnp.asarray(x.reshape(of.shape))
         for (key, of), x in zip(outputs.items(), results, strict=True)
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A kernel that ran: its name, in how many warps, and their instructions by opcode."""
+
+    name: str
+    warps: int
+    executed: collections.Counter
+
+
 @contextlib.contextmanager
-def on_machine(**how) -> Iterator[None]:
-    """Kernels called in here, outside of `jax.jit`, run on the machine."""
+def on_machine(*, down: bool = False, lazy: bool = False) -> Iterator[list[Run]]:
+    """Kernels called in here, outside of `jax.jit`, run on the machine; gives those that did.
 
-    def run(*arguments, **options):
-        return kernel_call(*arguments, **options, how=how)
-
+    down: warps take turns from the last one to the first; lazy: copies and products happen as late
+    as they may.
+    """
+    log: list[Run] = []
+    run = functools.partial(kernel_call, down=down, lazy=lazy, log=log)
     with contextlib.ExitStack() as stack:
         for module in (forward, backward, sweep):
             stack.enter_context(mock.patch.object(module, "kernel_call", run))
-        yield
+        yield log

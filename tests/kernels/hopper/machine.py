@@ -8,6 +8,7 @@ before the fence that says so: reading it earlier is an error.
 What it does not know: time, caches, and the hazards of registers that the compiler looks after.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -84,7 +85,7 @@ class Machine:
         self._order, self._lazy = order, lazy
         self._maps = next((x for x in parameters if isinstance(x, list)), [])
         self.all_threads = np.full(LANES, program.threads, "u4")
-        self.instructions = 0
+        self.passed = [0] * len(program.pieces)
 
     def run(self, block: Sequence[int]) -> None:
         """Raises RaceError, or RuntimeError where no warp can go on."""
@@ -305,15 +306,9 @@ class Machine:
         warp.products.begin(multiply)
         return tuple(x.view("u4") for x in new)
 
-
-def run_kernel(program: Program, parameters: Sequence[Any], grid: Sequence[int], **how) -> None:
-    """All blocks of a grid, one after the other. how: see `Machine`."""
-    machine = Machine(program, parameters, **how)
-    for block in np.ndindex(*grid):
-        machine.run(block)
-
-
-def orders(threads: int) -> list[tuple[int, ...]]:
-    """Orders of warps to try: up, and down."""
-    up = tuple(range(threads // LANES))
-    return [up, up[::-1]]
+    def executed(self) -> collections.Counter:
+        """Instructions by opcode, of all warps that ran."""
+        total: collections.Counter = collections.Counter()
+        for times, piece in zip(self.passed, self._program.pieces, strict=True):
+            total.update({opcode: times * count for opcode, count in piece.items()})
+        return total

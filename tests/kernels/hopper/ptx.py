@@ -7,6 +7,7 @@ what the kernels are made of is known; anything else is an error that names it.
 The meaning of instructions: PTX ISA, https://docs.nvidia.com/cuda/parallel-thread-execution.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Callable
@@ -45,11 +46,14 @@ class Program:
       name: of its entry.
       threads: of a block.
       run: `run(machine, warp)`, a generator that yields where a warp cannot go on.
+      pieces: how many instructions of each opcode are in each piece that is run as a whole;
+        `machine.passed` counts how often it is.
     """
 
     name: str
     threads: int
     run: Callable[[Any, Any], Any]
+    pieces: list[collections.Counter]
 
 
 def program(text: str) -> Program:
@@ -73,7 +77,7 @@ def program(text: str) -> Program:
     scope: dict[str, Any] = {"np": np, "LANES": LANES} | HELPERS
     source = lines.source()
     exec(compile(source, name, "exec"), scope)
-    return Program(name, threads, scope["run"])
+    return Program(name, threads, scope["run"], lines.pieces)
 
 
 class _Lines:
@@ -81,6 +85,12 @@ class _Lines:
         self._lines: list[str] = []
         self._labels: dict[str, int] = {}
         self._constants: dict[str, str] = {}
+        self.pieces: list[collections.Counter] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lines.append(f"            m.passed[{len(self.pieces)}] += 1")
+        self.pieces.append(collections.Counter())
 
     def source(self) -> str:
         constants = [f"    {name} = {value}" for value, name in self._constants.items()]
@@ -94,7 +104,7 @@ class _Lines:
             number = self._labels.setdefault(label, len(self._labels) + 1)
             # Falls into the next piece.
             self._lines += [f"            at = {number}", f"        if at == {number}:"]
-            self._lines += ["            pass"]
+            self._begin()
             return
         guard = re.match(r"@(!?)%(p\d+) (.*)", statement)
         predicate = None
@@ -102,6 +112,9 @@ class _Lines:
             predicate, statement = f"{'~' if guard[1] else ''}{guard[2]}", guard[3]
         opcode, _, rest = statement.partition(" ")
         self._lines.append("            " + self._line(opcode, rest.strip(), predicate))
+        self.pieces[-1][opcode] += 1
+        if opcode.startswith("bra") and predicate is not None:
+            self._begin()
 
     def _line(self, opcode: str, rest: str, predicate: str | None) -> str:
         kind, *of = opcode.split(".")

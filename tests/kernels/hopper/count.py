@@ -1,0 +1,72 @@
+"""How much the Hopper kernels have to do, counted on the machine: no GPU needed.
+
+Of instructions (PTX) that a warp executes; a multiprocessor begins four a cycle at most, of four
+warps. Written by `make bench-gpu-static`: python -m hopper.count --out FILE.md
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tqdm
+
+from hopper.launch import on_machine
+from rwkv_kernels.bench import arguments, save
+from rwkv_kernels.gpu.plan import TILE
+from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6
+from rwkv_kernels.shapes import WkvShape
+
+SHAPES = ((49, 80), (77, 64), (196, 80), (1024, 80))
+
+
+def count(T: int, N: int, *, causal: bool) -> list[str]:
+    """Rows of the table, a kernel each."""
+    r, k, v, w, u, g = arguments(WkvShape("", 1, T, 1, N), jnp.bfloat16)
+    tiles = -(-T // TILE)
+    with on_machine() as ran:
+        function = (lambda *x: wkv6(*x, None)[0]) if causal else bi_wkv6
+        _, pullback = jax.vjp(function, r, k, v, w, u)
+        forward = len(ran)
+        pullback(g)
+    rows = []
+    for i, run in enumerate(ran):
+        done = run.executed
+
+        def of(*kinds: str, done=done) -> float:
+            return sum(number for opcode, number in done.items() if opcode.startswith(kinds))
+
+        numbers = (
+            done.total(), of("ex2"), of("ld.shared", "st.shared", "ldmatrix", "stmatrix"),
+            of("wgmma.mma"), of("mma"), of("movmatrix"), of("bar"),
+        )  # fmt: skip
+        # A warp has a quarter of a tile's rows.
+        each = [f"{number / (4 * tiles):,.0f}" for number in numbers]
+        when = "forward" if i < forward else "backward"
+        cells = (f"{T}, {N}{', causal' if causal else ''}", f"{run.name}, {when}", *each)
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
+    options = parser.parse_args()
+    lines = [
+        "# Instructions of the Hopper kernels\n",
+        f"PTX that a warp executes for a tile of 64 tokens of a head, jax {jax.__version__}, "
+        "counted while the kernels were played on a CPU.\n",
+        "| T, N | kernel | instructions | ex2 | shared memory | wgmma | mma | movmatrix "
+        "| barriers |",
+        "|---" * 9 + "|",
+    ]
+    jobs = [(*shape, False) for shape in SHAPES] + [(1024, 80, True)]
+    for T, N, causal in tqdm.tqdm(jobs, unit="shape"):
+        lines += count(T, N, causal=causal)
+    print("\n".join(lines))
+    if options.out:
+        save(options.out, lines)
+
+
+if __name__ == "__main__":
+    main()
