@@ -66,6 +66,7 @@ bench-tpu-static: $(AOT)/.installed
 
 bench-gpu-static: $(AOT)/.installed
 	$(AOT)/bin/python -m rwkv_kernels.bench_gpu_static --out docs/gpu_registers.md
+	JAX_PLATFORMS=cpu PYTHONPATH=tests/kernels $(AOT)/bin/python -m hopper.count --out docs/gpu_instructions.md
 bench-crossings: $(AOT)/.installed
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m rwkv_jax.bench_crossings --out docs/crossings.md
 bench-memory: $(AOT)/.installed

@@ -14,18 +14,26 @@ import tqdm
 from hopper.launch import on_machine
 from rwkv_kernels.bench import arguments, save
 from rwkv_kernels.gpu.plan import TILE
+from rwkv_kernels.gpu.tiling import default
 from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6
 from rwkv_kernels.shapes import WkvShape
 
-SHAPES = ((49, 80), (77, 64), (196, 80), (1024, 80))
+SHAPES = ((1024, 49, 8, 80), (1024, 77, 10, 64), (1024, 196, 8, 80), (16, 1024, 8, 80))
 
 
-def count(T: int, N: int, *, causal: bool) -> list[str]:
-    """Rows of the table, a kernel each."""
+def count(shape: tuple[int, int, int, int], *, causal: bool) -> list[str]:
+    """Rows of the table, a kernel each. One head is played, as if it were one of the shape's."""
+    B, T, H, N = shape
     r, k, v, w, u, g = arguments(WkvShape("", 1, T, 1, N), jnp.bfloat16)
     tiles = -(-T // TILE)
+    tiling = default(B * H, N, tiles)
+
+    def function(*inputs: jax.Array) -> jax.Array:
+        if causal:
+            return wkv6(*inputs, None, tiling=tiling)[0]
+        return bi_wkv6(*inputs, tiling=tiling)
+
     with on_machine() as ran:
-        function = (lambda *x: wkv6(*x, None)[0]) if causal else bi_wkv6
         _, pullback = jax.vjp(function, r, k, v, w, u)
         forward = len(ran)
         pullback(g)
@@ -43,7 +51,7 @@ def count(T: int, N: int, *, causal: bool) -> list[str]:
         # A warp has a quarter of a tile's rows.
         each = [f"{number / (4 * tiles):,.0f}" for number in numbers]
         when = "forward" if i < forward else "backward"
-        cells = (f"{T}, {N}{', causal' if causal else ''}", f"{run.name}, {when}", *each)
+        cells = (f"{list(shape)}{', causal' if causal else ''}", f"{run.name}, {when}", *each)
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -56,13 +64,13 @@ def main() -> None:
         "# Instructions of the Hopper kernels\n",
         f"PTX that a warp executes for a tile of 64 tokens of a head, jax {jax.__version__}, "
         "counted while the kernels were played on a CPU.\n",
-        "| T, N | kernel | instructions | ex2 | shared memory | wgmma | mma | movmatrix "
+        "| [B, T, H, N] | kernel | instructions | ex2 | shared memory | wgmma | mma | movmatrix "
         "| barriers |",
         "|---" * 9 + "|",
     ]
-    jobs = [(*shape, False) for shape in SHAPES] + [(1024, 80, True)]
-    for T, N, causal in tqdm.tqdm(jobs, unit="shape"):
-        lines += count(T, N, causal=causal)
+    jobs = [(shape, False) for shape in SHAPES] + [(SHAPES[-1], True)]
+    for shape, causal in tqdm.tqdm(jobs, unit="shape"):
+        lines += count(shape, causal=causal)
     print("\n".join(lines))
     if options.out:
         save(options.out, lines)
