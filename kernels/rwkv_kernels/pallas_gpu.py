@@ -5,14 +5,14 @@ projections make and take. Products of decays are exponentials of sums of log de
 are products too, with masks of zeros and ones: rows of a tile lie in different threads, and the
 tensor cores have time to spare. Nothing but the inputs is saved for the gradient.
 
-Tiles of 64 tokens are worked on side by side. A sequence of one tile has no more to it; the two
-tiles of one up to 128 share a block and read each other's shared memory. What more of them say to
-one another goes through states at their borders, for which the sequence is gone over once before
-(`gpu/sweep.py`), as it is for a causal WKV, whose state comes in and goes out.
+Tiles of 64 tokens are worked on side by side, a warpgroup each. The tiles of a short sequence share
+a block and read each other's shared memory: up to four of them forward, two backward. What more of
+them say to one another flows through states at their borders, for which the sequence is gone over
+once before (`gpu/sweep.py`), as it is for a causal WKV, whose state comes in and goes out.
 
 The way through `gpu/`: plan (how a call is cut) -> sweep, forward, backward (the kernels) -> call
-(how tokens come and go) -> tile, gradients (tokens among themselves, what comes back from others)
--> masks (who meets whom) -> warpgroup (what all is written in).
+(how tokens come and go) -> sixteens, tile, gradients (tokens among themselves, what comes back from
+others) -> masks (who meets whom) -> warp, warpgroup (what all is written in).
 
 Operands of products are bfloat16, sums float32. docs/kernels.md has what was measured, and on what.
 """
