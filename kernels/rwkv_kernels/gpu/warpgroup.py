@@ -1,7 +1,8 @@
 """What a kernel's arithmetic is written in: tiles in registers and products by a warpgroup.
 
 With `warp.py` the one point where versions of Pallas' Mosaic GPU differ, and where the interpreter,
-which has no register layouts and no products of registers, is given the same arithmetic in plain JAX.
+which has no register layouts and no products of registers, is given the same arithmetic in plain
+JAX.
 
 Products multiply bfloat16, or float16 where logarithms of decays are summed, and sum in float32.
 
