@@ -137,7 +137,9 @@ def test_causal_with_states(shape, regime, watched):
 
 @pytest.mark.parametrize("leftwards", [False, True])
 def test_a_sweep_in_blocks_and_segments(leftwards, watched):
-    """Two tiles, a segment each: the states at all three borders, beside the float64 loop."""
+    """Two tiles, a segment each: the states at the borders, beside the float64 loop. Where it ends
+    there is one in float32 alone.
+    """
     x = rounded((1, 128, 1, 64), "typical")
     k, v, w = (x[name].reshape(1, 128, 64) for name in "kvw")  # one head of [B, T, H, N]
     initial = jnp.swapaxes(x["state"], -1, -2)  # key x value -> value x key
@@ -155,9 +157,9 @@ def test_a_sweep_in_blocks_and_segments(leftwards, watched):
         _, state = float64_loop.wkv(*inputs, judge["u"], judge["state"])
         expected.append(state)
     got = jnp.swapaxes(borders, -1, -2)
-    got = [got[:, :, border] for border in ((2, 1, 0) if leftwards else (0, 1, 2))]
+    got = [got[:, :, border] for border in ((2, 1) if leftwards else (0, 1))]
     got.append(jnp.swapaxes(final, -1, -2))
-    assert_near(got, [*expected, expected[-1]], ("first", "middle", "last", "final"))
+    assert_near(got, expected, ("first", "middle", "final"))
 
 
 # Every choice once beside the defaults.

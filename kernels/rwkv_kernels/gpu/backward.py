@@ -146,8 +146,13 @@ def _kernel(
     of_values = _of_values(wg, held, other_g)
     of_values = _each(
         flows,
-        lambda flow, of_values: _add_of_states(
-            wg, block, of_values, of_held, Operand(*state), asked, meetings_, flow
+        lambda flow, of_values: block.unless_nothing_comes(
+            flow,
+            functools.partial(
+                _add_of_states, wg, block, of_held, Operand(*state), asked, meetings_, flow
+            ),
+            of_values,
+            against=True,
         ),
         of_values,
     )
@@ -172,8 +177,8 @@ def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array
 
 
 def _add_of_states(
-    wg: Warpgroup, block: Block, of_values: list[Array], of_held: Held, state: Operand, asked,
-    of_met, flow: Array,
+    wg: Warpgroup, block: Block, of_held: Held, state: Operand, asked, of_met, flow: Array,
+    of_values: list[Array],
 ) -> list[Array]:  # fmt: skip
     """of_values with what comes against a flow."""
     anew = _LAST + flow

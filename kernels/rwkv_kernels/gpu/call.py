@@ -99,6 +99,19 @@ class Block:
         """The warpgroup's columns of a flow's state at a border, [N, width]."""
         return array.at[flow, self.batch, self.head, border, :, self.of_head]
 
+    def unless_nothing_comes(
+        self, flow: int | Array, add: Callable[[Any], Any], carry: Any, *, against: bool = False
+    ) -> Any:
+        """add(carry), but where the tile is the first on a flow's way, or with `against` the last,
+        and no state comes to it from there.
+
+        A causal WKV has but one flow, to which states come from everywhere: asked all the same,
+        since the compiler works out nothing of a branch before it, for which it has no registers.
+        """
+        first = jnp.where((flow == 0) != against, 0, self.plan.tiles - 1)
+        nothing = jnp.int32(flow) > 0 if self.plan.causal else self.part == first
+        return lax.cond(nothing, lambda carry: carry, add, carry)
+
     def start(self, copies: Sequence[tuple], first: int | Array = 0) -> None:
         """Begins to copy (source, target in shared memory), each with a barrier of its own."""
         plgpu.commit_smem()  # all threads have read what is overwritten

@@ -87,15 +87,25 @@ def _kernel(
         rooms = of_r, of_k, of_log_d, of_keys, of_values
         out = _add_other_tiles(wg, block, out, rooms, of_met, totals)
     for flow in range(0 if states is None else states.shape[0]):
-        (state,) = block.own(of_state)
-        block.fill([(block.state(states, flow, i + flow), state)])
-        met = wg.load_raw(block.only(of_met, anew=_NEAR + flow))
-        mask = masks.decays_to_edge(met, 1 - flow)
-        decayed = wg.load(r_) * tile.product_of_decays(wg, mask, log_d)
-        out = wg.add_product(out, decayed.astype(BFLOAT16), Operand(state).T)
+        add = functools.partial(
+            _add_of_state, wg, block, (r_, log_d, *of_state), states, of_met, flow
+        )
+        out = block.unless_nothing_comes(flow, add, out)
     wg.wait_for_readers()
     r_[...] = out.astype(r_.dtype)
     block.write(i, (r_, y))
+
+
+def _add_of_state(
+    wg: Warpgroup, block: Block, rooms, states, of_met, flow: int, out: Float[Array, "64 n"]
+) -> Float[Array, "64 n"]:
+    """out with what comes by a flow. rooms: r as they come, log d, and one for a state."""
+    r_, log_d, of_state = rooms
+    state = block.own(of_state)
+    block.fill([(block.state(states, flow, block.part + flow), state)])
+    mask = masks.decays_to_edge(wg.load_raw(block.only(of_met, anew=_NEAR + flow)), 1 - flow)
+    decayed = wg.load(r_) * tile.product_of_decays(wg, mask, log_d)
+    return wg.add_product(out, decayed.astype(BFLOAT16), Operand(state).T)
 
 
 def _levels_beyond_sixteen(

@@ -169,11 +169,12 @@ def through_flow(
     """
     # r meets what comes in at one border, and k leaves by the other.
     ways = (("r", "g", said, 1 - flow, 1), ("k", "v", asked, flow, 2))
-    for name, by, states, left, room in ways:
-        anew = room - 4 * (1 + flow)
-        held = block.own(of_held, anew=anew).operands()
-        E, *rooms = map(Operand, block.own(of_rooms, anew=anew))
-        met = wg.load_raw(block.own(of_met, anew=anew))
+    anew = -4 * (1 + flow)
+
+    def through(name, by, states, left, room, sums: list[Sums]) -> list[Sums]:
+        held = block.own(of_held, anew=anew + room).operands()
+        E, *rooms = map(Operand, block.own(of_rooms, anew=anew + room))
+        met = wg.load_raw(block.own(of_met, anew=anew + room))
         block.fill([(block.state(states, flow, block.part + 1 - left), rooms[room - 1].ref)])
         mask = masks.decays_to_edge(met, left)
         new = []
@@ -184,14 +185,22 @@ def through_flow(
             wg.write(E.columns(*part), over * wg.load(own.ref))
             new.append(x._replace(**{name: getattr(x, name) + over}))
         wg.store()
-        met = wg.load_raw(block.own(of_met, anew=anew - 2))
-        mask = masks.decays_to_edge(met, left, transposed=True)
-        sums = _add_of_log(wg, new, mask, E)
-    return _through_whole_tile(wg, block, sums, of_held, of_rooms, -4 * (1 + flow))
+        met = wg.load_raw(block.own(of_met, anew=anew - room))
+        return _add_of_log(wg, new, masks.decays_to_edge(met, left, transposed=True), E)
+
+    for way, against in zip(ways, (False, True), strict=True):
+        add = functools.partial(through, *way)
+        sums = block.unless_nothing_comes(flow, add, sums, against=against)
+
+    def passes(sums: list[Sums]) -> list[Sums]:
+        add = functools.partial(_through_whole_tile, wg, block, of_held, of_rooms, anew)
+        return block.unless_nothing_comes(flow, add, sums, against=True)
+
+    return block.unless_nothing_comes(flow, passes, sums)
 
 
 def _through_whole_tile(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Sequence, anew
+    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Sequence, anew, sums: list[Sums]
 ) -> list[Sums]:
     """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
     new = []

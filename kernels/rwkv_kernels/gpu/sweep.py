@@ -10,6 +10,7 @@ segments before it have left.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def states(
     *,
     leftwards: tuple[bool, ...],
     interpret=None,
-) -> tuple[BFloat16[Array, "flows B H borders N N"], Float32[Array, "flows B H N N"]]:
+) -> tuple[BFloat16[Array, "flows B H borders N N"], Any]:
     """The sum of values^T keys, decayed on the way, of the tokens to one side of each border.
 
     Rightwards of those to its left, leftwards of those to its right. With r for the keys and the
@@ -43,16 +44,18 @@ def states(
     initial: the state at the border where the sweep begins, value x key; None is zeros.
 
     Returns:
-      The states at the borders (the first is to the left of all tiles), and that at which the sweep
-      ends once more, in float32.
+      The states at the borders, the first of which is to the left of all tiles, and, if the WKV is
+      causal, those at which sweeps end, float32 [flows, B, H, N, N], else None. Nobody reads a
+      state where a sweep ends, nor that of zeros where it begins: it is not written there.
     """
     sweep = functools.partial(_sweep, plan, values, keys, w, leftwards, interpret)
     segments = plan.tiling.sweep_segments
     if segments == 1:
-        results = sweep(None if initial is None else initial[None, :, :, None], borders=True)
-        return results["borders"], results["ends"][:, :, :, 0]
+        start = None if initial is None else initial[None, :, :, None]
+        results = sweep(start, borders=True, ends=plan.causal)
+        return results["borders"], results["ends"][:, :, :, 0] if plan.causal else None
 
-    alone = sweep(None, borders=False)
+    alone = sweep(None, borders=False, ends=True)
     B, _, C = keys.shape
     N, flows = plan.head_size, len(leftwards)
     # [flows, B, segments, H * N] -> [flows, B, segments, H, 1, N]: a decay of each of a state's
@@ -67,17 +70,27 @@ def states(
             state = state * through[flow, :, i] + alone["ends"][flow, :, :, i]
         starts.append(jnp.stack([of_flow[i] for i in range(segments)], axis=2))
         ends.append(state)
-    return sweep(jnp.stack(starts), borders=True)["borders"], jnp.stack(ends)
+    results = sweep(jnp.stack(starts), borders=True, ends=False)
+    return results["borders"], jnp.stack(ends)
 
 
 def _sweep(
-    plan: Plan, values, keys, w, leftwards: tuple[bool, ...], interpret, starts, *, borders: bool
+    plan: Plan,
+    values,
+    keys,
+    w,
+    leftwards: tuple[bool, ...],
+    interpret,
+    starts,
+    *,
+    borders: bool,
+    ends: bool,
 ) -> dict[str, Array]:
     """Sweeps each segment from its state in `starts`, [flows, B, H, segments, N, N], or from
     nothing.
 
-    Gives the states in which segments end ("ends", like `starts`), and with `borders` those at all
-    borders ("borders"), else the logs (to base 2) of what segments let through, [flows, B,
+    Gives, with `ends`, the states in which segments end ("ends", like `starts`), and with `borders`
+    those at borders ("borders"), else the logs (to base 2) of what segments let through, [flows, B,
     segments, C] ("log_decays").
     """
     N, how, flows = plan.head_size, plan.tiling, len(leftwards)
@@ -93,7 +106,9 @@ def _sweep(
         "rounded": plgpu.SMEM((N, wg.width), BFLOAT16),
     }
     heads = (flows, B, C // N)
-    outputs = {"ends": jax.ShapeDtypeStruct((*heads, how.sweep_segments, N, N), jnp.float32)}
+    outputs = {}
+    if ends:
+        outputs["ends"] = jax.ShapeDtypeStruct((*heads, how.sweep_segments, N, N), jnp.float32)
     if borders:
         outputs["borders"] = jax.ShapeDtypeStruct((*heads, plan.tiles + 1, N, N), BFLOAT16)
     else:
@@ -102,7 +117,7 @@ def _sweep(
     return kernel_call(
         functools.partial(_kernel, wg, leftwards), wg,
         {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
-         "borders": None, "log_decays": None},
+         "ends": None, "borders": None, "log_decays": None},
         outputs, scratch, grid=(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
         copies=3 * stages, name="wkv6_states" if borders else "wkv6_segments",
     )  # fmt: skip
@@ -115,6 +130,7 @@ def _kernel(
     log_d, left, right = (Operand(block.own(x)) for x in (log_d, left, right))
     plan, stages = wg.plan, wg.plan.tiling.sweep_stages
     tiles = plan.tiles // plan.tiling.sweep_segments
+    steps = tiles if ends is not None else tiles - 1  # what the last tile adds is for the end
     flow, segment = (f(block.part, plan.tiling.sweep_segments) for f in (lax.div, lax.rem))
     leftwards = flow ^ int(directions[0])
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
@@ -152,8 +168,11 @@ def _kernel(
         if stages == 1:
             begin(step)
         else:
-            pl.when(ahead < tiles)(lambda: begin(ahead))
-        write_border(i + leftwards, state)
+            pl.when(ahead < steps)(lambda: begin(ahead))
+        if starts is None:
+            pl.when(step > 0)(lambda: write_border(i + leftwards, state))
+        else:
+            write_border(i + leftwards, state)
         block.wait(3, 3 * stage)
         wg.wait_for_readers()
         wg.store(
@@ -175,14 +194,13 @@ def _kernel(
     if starts is not None:
         at = (flow, block.batch, block.head, segment)
         state = [wg.load(starts.at[*at, rows, block.of_head]) for rows in blocks]
-    for step in range(stages - 1):
+    for step in range(min(stages - 1, steps)):
         begin(jnp.int32(step))
     log_through = None if log_decays is None else warp.first_row(wg, zeros)
-    state, log_through = lax.fori_loop(0, tiles, add_tile, (state, log_through))
-    last = tile_at(tiles - 1)
-    # Where another segment goes on, that one writes the border.
-    ends_here = segment == (1 - leftwards) * (plan.tiling.sweep_segments - 1)
-    pl.when(ends_here)(lambda: write_border(last + 1 - leftwards, state))
+    state, log_through = lax.fori_loop(0, steps, add_tile, (state, log_through))
+    if ends is None:
+        write_border(tile_at(tiles - 1) + leftwards, state)
+        return
 
     # The last thing to happen here: the room of a tile's w is free.
     room = w_.at[0]
