@@ -5,11 +5,12 @@ memory; what comes from beyond a block comes as states.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels.gpu import masks, sixteens, tile, warp
@@ -71,10 +72,17 @@ def _kernel(
     block.wait_for_all()
     wg.write(values, v_came)
     wg.write(log_d, log2_d)
-    r_came, k_came = wg.load_raw(r_), wg.load_raw(k_)
-    with_itself = tile.with_itself(wg, r_came, k_came, u.at[block.head])
+    r_came = wg.load_raw(r_)
+    with_itself = tile.with_itself(wg, r_came, wg.load_raw(k_), u.at[block.head])
+    by_sixteen = sixteens.sixteens(wg, r_came)
+
+    def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
+        again = block.own(of_k, anew=bit)  # with k in registers, too, a block less would fit
+        for at, r in enumerate(by_sixteen):
+            yield r, wg.load_raw(again.at[:, pl.ds(at * warp.SIXTEEN, warp.SIXTEEN)])
+
     meetings = wg.load_raw(of_sixteen)
-    A = sixteens.scores(wg, r_came, k_came, log2_d, with_itself, meetings, block.levels)
+    A = sixteens.scores(wg, load, log2_d, with_itself, meetings, block.levels)
     block.wait_for_all()
     if totals is not None:
         all_of_it = wg.product(tile.scaled(masks.rows_from(wg)), log_d)

@@ -139,7 +139,7 @@ def through_other_tile(
     Leaves the scores of the other tile's tokens with this one's, transposed, in the room of dA.
     """
     r, k, v, g, log_d, room, _ = block.own(of_held, anew=1).operands()
-    X, Y, E, _ = block.own(of_rooms, anew=1).operands()
+    X, Y, E, D = block.own(of_rooms, anew=1).operands()
     other = block.of(1 - block.index, of_held, anew=1).operands()
     other_X, other_Y, *_ = block.of(1 - block.index, of_rooms, anew=1).operands()
 
@@ -152,8 +152,8 @@ def through_other_tile(
     block.wait_for_all()
     wg.write(room, wg.product(Y, other_X.T))
     of_r = wg.product(g, other.v.T).astype(BFLOAT16)
-    of_k = wg.product(v, other.g.T).astype(BFLOAT16)
-    sums = _add(wg, sums, c, (of_r, other_Y), (of_k, other_X), (r, k), (E, X), block.wait_for_all)
+    wg.store((D, wg.product(v, other.g.T)))
+    sums = _add(wg, sums, c, (of_r, other_Y), (D, other_X), (r, k), (E, X), block.wait_for_all)
     mask = masks.decays_to_edge(met(), block.index, transposed=True)
     return _add_of_log(wg, sums, mask, E, X)
 

@@ -16,37 +16,41 @@ from rwkv_kernels.gpu.sums import Sums
 from rwkv_kernels.gpu.tile import scaled
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Warpgroup
 
+# Gives r and k, bfloat16 [64, 16], sixteen channels after the other; anew for each level, since
+# registers are short.
+Load = Callable[[int | Array], Iterator[tuple[Array, Array]]]
+
 
 def scores(
     wg: Warpgroup,
-    r: BFloat16[Array, "64 n"],
-    k: BFloat16[Array, "64 n"],
+    load: Load,
     log_d: Float16[Array, "64 n"],
     with_itself: Float[Array, "64"],
     meetings: Float16[Array, "64 16"],
     levels: int | Array,
 ) -> BFloat16[Array, "64 16"]:
     """A, with y = A v, of each token with its sixteen; levels: of all that the tile has."""
-    r_, k_, log_d_ = (sixteens(wg, x) for x in (r, k, log_d))
-    turned = [warp.turned(wg, x) for x in log_d_]
+    turned = [warp.turned(wg, x) for x in sixteens(wg, log_d)]
 
     def level(bit: Int[Array, ""], A: Array) -> Array:
         mask = scaled(masks.decays_to_midpoint(wg, meetings, bit))
         met: Any = None
-        for r, k, log_d in zip(r_, k_, turned, strict=True):
+        for (r, k), log_d in zip(load(bit), turned, strict=True):
             c = jnp.exp2(warp.mix(wg, mask, log_d)).astype(BFLOAT16)
             met = warp.meet(wg, r * c, k * c, met)
         return A + masks.of_bfloat16(masks.meet(wg, meetings, bit)) * met.astype(BFLOAT16)
 
     # At the first level nothing lies between.
-    A = masks.of_bfloat16(masks.meet(wg, meetings, 0)) * warp.meet(wg, r, k).astype(BFLOAT16)
-    A = A + _on_diagonal(wg, with_itself)
-    return _levels(levels, level, A)
+    met: Any = None
+    for r, k in load(0):
+        met = warp.meet(wg, r, k, met)
+    A = masks.of_bfloat16(masks.meet(wg, meetings, 0)) * met.astype(BFLOAT16)
+    return _levels(levels, level, A + _on_diagonal(wg, with_itself))
 
 
 def gradients(
     wg: Warpgroup,
-    load: Callable[[int | Array], Iterator[tuple[Array, Array]]],
+    load: Load,
     log_d: Float16[Array, "64 n"],
     with_itself: Float[Array, "64"],
     dA: BFloat16[Array, "64 16"],
@@ -57,8 +61,7 @@ def gradients(
     """sums, of some channels each, with what comes through the scores, whose gradients are dA; and
     the scores.
 
-    load: gives r and k, bfloat16 [64, 16], sixteen channels after the other, anew for each level,
-    since registers are short. levels: of all that the tile has.
+    levels: of all that the tile has.
     """
     logs = [warp.turned(wg, x) for x in sixteens(wg, log_d)]
     parts = [Sums(*x) for of in sums for x in zip(*(sixteens(wg, x) for x in of), strict=True)]
