@@ -15,7 +15,7 @@ from rwkv_kernels.shapes import REAL
 
 pytestmark = pytest.mark.gpu
 
-LENGTHS = (1, 2, 3, 7, 49, 64, 65, 77, 196, 257)
+LENGTHS = (1, 2, 3, 7, 17, 49, 64, 65, 77, 150, 196, 257)
 
 
 # Kernels are compiled once for all regimes.

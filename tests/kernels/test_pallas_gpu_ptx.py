@@ -7,15 +7,18 @@ kernels that an H100 had found right.
 Run by `make test-aot`: needs the CUDA plugin's wheels, and no GPU.
 """
 
+import dataclasses
 import itertools
 
 import gpu_judge
 import pytest
 from float64_loop import REGIMES
+from hopper import host
 from hopper.launch import on_machine
 from hopper.machine import RaceError
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from rwkv_kernels.gpu.call import Block
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.gpu.warpgroup import Warpgroup
 
@@ -76,8 +79,28 @@ def test_tile_choices(tiling):
     check_causal((1, 370, 1, 64), "spiky", tiling, down=True, lazy=False)
 
 
-def test_several_heads_and_sequences():
-    check_both_directions((2, 77, 2, 64), "mixed", down=True, lazy=True)
+@pytest.mark.parametrize("T", marked((77, 193, 300), (77,)))
+def test_several_heads_and_sequences(T):
+    check_both_directions((2, T, 3, 64), "mixed", down=True, lazy=True)
+
+
+def test_a_copy_that_never_comes_is_seen(monkeypatch):
+    monkeypatch.setattr(Block, "start", lambda *_: None)
+    with pytest.raises(RuntimeError, match="wait for ever"):
+        check_both_directions((1, 7, 1, 64), "typical", down=False, lazy=False)
+
+
+def test_memory_beyond_a_block_is_seen(monkeypatch):
+    """A block that was given a quarter of what it reckons with."""
+
+    def less(*arguments):
+        start = host_start(*arguments)
+        return dataclasses.replace(start, shared_memory=start.shared_memory // 4)
+
+    host_start = host.start
+    monkeypatch.setattr(host, "start", less)
+    with pytest.raises(RuntimeError, match="that the block has"):
+        check_both_directions((1, 7, 1, 64), "typical", down=False, lazy=False)
 
 
 def test_a_fence_left_out_is_seen(monkeypatch):

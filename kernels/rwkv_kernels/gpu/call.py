@@ -102,11 +102,11 @@ class Block:
     def unless_nothing_comes(
         self, flow: int | Array, add: Callable[[Any], Any], carry: Any, *, against: bool = False
     ) -> Any:
-        """add(carry), but where the tile is the first on a flow's way, or with `against` the last,
-        and no state comes to it from there.
+        """add(carry); or carry as it is, where the tile is the first on a flow's way, or with
+        `against` the last, and no state comes to it from there.
 
-        A causal WKV has but one flow, to which states come from everywhere: asked all the same,
-        since the compiler works out nothing of a branch before it, for which it has no registers.
+        To a causal WKV's one flow states come everywhere, and the branch is always taken. It is one
+        all the same: the compiler works out nothing of it before, and has not the registers to.
         """
         first = jnp.where((flow == 0) != against, 0, self.plan.tiles - 1)
         nothing = jnp.int32(flow) > 0 if self.plan.causal else self.part == first

@@ -71,7 +71,7 @@ def states(
         starts.append(jnp.stack([of_flow[i] for i in range(segments)], axis=2))
         ends.append(state)
     results = sweep(jnp.stack(starts), borders=True, ends=False)
-    return results["borders"], jnp.stack(ends)
+    return results["borders"], jnp.stack(ends) if plan.causal else None
 
 
 def _sweep(

@@ -1,4 +1,4 @@
-"""The WKV of a tile's 64 tokens among themselves: products of decays, and scores.
+"""Products of the decays of a tile's 64 tokens, and what each of them has with itself.
 
 Decays are held as their logarithms to base 2, which a GPU's exponential is of, in float16, which
 products sum: 11 bits, 8 times as good as bfloat16. Times 256, so that those of decays near 1 are
@@ -10,7 +10,6 @@ operand that it is multiplied into; if all are as small as exp(-20), 5e-3 of the
 import math
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, BFloat16, Float, Float16
 
 from rwkv_kernels.gpu.plan import TILE
@@ -60,6 +59,4 @@ def with_itself(
     """r . u . k of each token, u [n] in main memory: in float32, since where a sequence is short
     there is little else, and the sum may nearly cancel.
     """
-    total = wg.sum_of_columns(r.astype(jnp.float32) * wg.load_row(u) * k.astype(jnp.float32))
-    # Two numbers a thread from here on, not what they are summed from.
-    return lax.optimization_barrier(total)
+    return wg.sum_of_columns(r.astype(jnp.float32) * wg.load_row(u) * k.astype(jnp.float32))

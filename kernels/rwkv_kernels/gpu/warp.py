@@ -36,12 +36,7 @@ def meet(
     """x_t . y_s for each s of t's sixteen, in float32; added to `sums`."""
     n = x.shape[1]
     if wg.interpret is not None:
-        products = jnp.einsum(
-            "wtn,wsn->wts", *(z.reshape(-1, SIXTEEN, n) for z in (x, y)),
-            preferred_element_type=jnp.float32,
-        )  # [64, n] -> [4, 16, n]  # fmt: skip
-        products = products.reshape(TILE, SIXTEEN)  # [4, 16, 16] -> [64, 16]
-        return products if sums is None else sums + products
+        return _played("wtn,wsn->wts", x, y, sums)
 
     given = (x, y) if sums is None else (x, y, sums)
 
@@ -74,11 +69,7 @@ def mix(
     """The sum of d_ts y_s over t's sixteen, in float32, added to `sums`; y as `turned` gives it."""
     n = y_turned.shape[1]
     if wg.interpret is not None:
-        y = turned(wg, y_turned).reshape(-1, SIXTEEN, n)  # [64, n] -> [4, 16, n]
-        d = d.reshape(-1, SIXTEEN, SIXTEEN)  # [64, 16] -> [4, 16, 16]
-        mixed = jnp.einsum("wts,wsn->wtn", d, y, preferred_element_type=jnp.float32)
-        mixed = mixed.reshape(TILE, n)  # [4, 16, n] -> [64, n]
-        return mixed if sums is None else sums + mixed
+        return _played("wts,wsn->wtn", d, turned(wg, y_turned), sums)
 
     given = (d, y_turned) if sums is None else (d, y_turned, sums)
 
@@ -169,6 +160,14 @@ def block_diagonal(wg: Warpgroup, d: BFloat16[Array, "64 16"]) -> BFloat16[Array
         return _of_registers(result.reshape(shape), d.layout)
 
     return spread(d)
+
+
+def _played(formula: str, x: Array, y: Array, sums: Array | None) -> Array:
+    """Each warp's product, as the interpreter is given it."""
+    x, y = (z.reshape(-1, SIXTEEN, z.shape[1]) for z in (x, y))  # [64, n] -> [4, 16, n]
+    product = jnp.einsum(formula, x, y, preferred_element_type=jnp.float32)
+    product = product.reshape(TILE, -1)  # [4, 16, n] -> [64, n]
+    return product if sums is None else sums + product
 
 
 def _inline(arguments: int, columns: int, dtype):

@@ -33,6 +33,21 @@ class TensorMap:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """How a kernel is started.
+
+    Attributes:
+      grid: how many blocks, along x, y and z.
+      shared_memory: bytes of a block.
+      parameters: the kernel's, in their order: arrays, and a list of tensor maps.
+    """
+
+    grid: tuple[int, ...]
+    shared_memory: int
+    parameters: list
+
+
+@dataclasses.dataclass(frozen=True)
 class _Place:
     """A pointer: into what, and how far."""
 
@@ -40,10 +55,13 @@ class _Place:
     at: int = 0
 
 
-def start(llvm: str, arrays: list[np.ndarray]) -> tuple[tuple[int, int, int], list]:
-    """The grid, and a kernel's parameters in their order: arrays, and a list of tensor maps.
+def start(llvm: str, arrays: list[np.ndarray]) -> Start:
+    """What the function does that starts a kernel.
 
     arrays: flat, the call's operands and then its results.
+
+    Raises:
+      NotImplementedError: a line of LLVM that is not known here.
     """
     body = llvm[llvm.index("_mosaic_gpu(ptr %0, ptr %1, ptr %2) {") :]
     body = body[: body.index("\n}")]
@@ -88,7 +106,8 @@ def start(llvm: str, arrays: list[np.ndarray]) -> tuple[tuple[int, int, int], li
             given = []
             while (place := _Place(values[pointers].of, len(given))) in memory:
                 given.append(memory[memory[place]])
-            return tuple(int(x) for x in numbers[:3]), given
+            # Three each of the grid, a cluster and a block, and then shared memory.
+            return Start(tuple(int(x) for x in numbers[:3]), int(numbers[9]), given)
         elif what and not what.startswith("ret "):
-            raise NotImplementedError(what)
-    raise NotImplementedError("no kernel is started")
+            raise NotImplementedError(f"Mosaic starts its kernels another way now: {what}")
+    raise NotImplementedError("Mosaic starts its kernels another way now: no call that does it")

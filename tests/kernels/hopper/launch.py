@@ -49,15 +49,18 @@ def compiled(function, inputs: Sequence) -> tuple[str, str]:
 def _printed(*wanted: str) -> Iterator[list[str]]:
     """What the compiler, which is not Python, prints where the environment tells it to."""
     result: list[str] = []
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     with tempfile.TemporaryFile() as file, mock.patch.dict(os.environ, dict.fromkeys(wanted, "1")):
-        kept = os.dup(1), os.dup(2)
+        kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
         try:
-            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+            for descriptor in kept:
+                os.dup2(file.fileno(), descriptor)
             yield result
         finally:
-            os.dup2(kept[0], 1), os.dup2(kept[1], 2)
-            os.close(kept[0]), os.close(kept[1])
+            for descriptor, copy in kept.items():
+                os.dup2(copy, descriptor)
+                os.close(copy)
             file.seek(0)
             result.append(file.read().decode(errors="replace"))
 
@@ -78,12 +81,12 @@ def kernel_call(
     operands = [np.array(x).reshape(-1) for x in given.values()]
     results = [np.full(np.prod(x.shape, dtype=int), np.nan, x.dtype) for x in outputs.values()]
     program = ptx.program(kernel)
-    blocks, parameters = host.start(starter, [*operands, *results])
+    start = host.start(starter, [*operands, *results])
     order = range(program.threads // LANES)[:: -1 if down else 1]
-    player = machine.Machine(program, parameters, order=order, lazy=lazy)
-    for block in np.ndindex(*blocks):
+    player = machine.Machine(program, start, order=order, lazy=lazy)
+    for block in np.ndindex(*start.grid):
         player.run(block)
-    log.append(Run(name, int(np.prod(blocks)) * len(order), player.executed()))
+    log.append(Run(name, player.executed()))
     return {
         key: jnp.asarray(x.reshape(of.shape))
         for (key, of), x in zip(outputs.items(), results, strict=True)
@@ -92,10 +95,9 @@ def kernel_call(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A kernel that ran: its name, in how many warps, and their instructions by opcode."""
+    """A kernel that ran: its name, and the instructions of all its warps by opcode."""
 
     name: str
-    warps: int
     executed: collections.Counter
 
 

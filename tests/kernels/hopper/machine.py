@@ -11,15 +11,14 @@ What it does not know: time, caches, and the hazards of registers that the compi
 import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from hopper import products
 from hopper.arithmetic import LANES, NUMPY, SHARED
+from hopper.host import Start
 from hopper.ptx import Program
 
-_BYTES = 228 * 1024
 _ARRAYS = 1 << 40  # arrays in main memory lie so far apart
 _PARAMETERS = 1 << 60
 
@@ -35,7 +34,10 @@ class _Later:
         self._lazy, self._open, self._groups = lazy, [], []
 
     def begin(self, what: Callable[[], None]) -> None:
-        self._open.append(what) if self._lazy else what()
+        if self._lazy:
+            self._open.append(what)
+        else:
+            what()
 
     def commit(self) -> None:
         self._groups.append(self._open)
@@ -73,25 +75,24 @@ class Machine:
 
     Args:
       program: the kernel.
-      parameters: arrays (flat, of their dtype), and among them a list of all tensor maps.
+      start: what it is started with.
       order: of warps, a permutation of their numbers.
       lazy: copies and products happen as late as they may.
     """
 
-    def __init__(
-        self, program: Program, parameters: Sequence[Any], *, order: Sequence[int], lazy: bool
-    ) -> None:
-        self._program, self._parameters = program, parameters
-        self._order, self._lazy = order, lazy
-        self._maps = next((x for x in parameters if isinstance(x, list)), [])
+    def __init__(self, program: Program, start: Start, *, order: Sequence[int], lazy: bool) -> None:
+        self._program, self._parameters = program, start.parameters
+        self._order, self._lazy, self._bytes = order, lazy, start.shared_memory
+        self._maps = next((x for x in start.parameters if isinstance(x, list)), [])
         self.all_threads = np.full(LANES, program.threads, "u4")
         self.passed = [0] * len(program.pieces)
 
     def run(self, block: Sequence[int]) -> None:
         """Raises RaceError, or RuntimeError where no warp can go on."""
         self.block = {axis: np.full(LANES, i, "u4") for axis, i in zip("xyz", block, strict=True)}
-        self._memory = np.full(_BYTES, 0xFF, "u1")
-        self._written_by = np.zeros(_BYTES // 4, "i2")
+        whole = -(-self._bytes // 16) * 16  # in rows of 16 bytes, as matrices are read
+        self._memory = np.full(whole, 0xFF, "u1")
+        self._written_by = np.zeros(whole // 4, "i2")
         self._barriers: dict[int, _Barrier] = {}
         self._met: dict[int, list[int]] = {}  # threads there, how often all were
         warps = [
@@ -114,7 +115,7 @@ class Machine:
 
     def all_or_none(self, predicate: np.ndarray) -> bool:
         if predicate.all() != predicate.any():
-            raise NotImplementedError("a warp's threads that part ways")
+            raise NotImplementedError("threads of a warp that take different branches")
         return bool(predicate[0])
 
     def meet(self, barrier: np.ndarray, count: np.ndarray) -> Iterator[None]:
@@ -164,7 +165,7 @@ class Machine:
 
     # --- shared memory ----------------------------------------------------------------------------
 
-    def load_shared(self, warp: _Warp, address, dtype: str, count: int) -> tuple:
+    def load_shared(self, address, dtype: str, count: int) -> tuple:
         dtype = NUMPY[dtype]
         first = self._index(address, dtype.itemsize)
         return tuple(self._memory.view(dtype)[first + i] for i in range(count))
@@ -197,8 +198,11 @@ class Machine:
 
     def _index(self, address: np.ndarray, size: int) -> np.ndarray:
         at = address.astype("i8") - SHARED
-        if (at % size).any() or at.min() < 0 or at.max() >= _BYTES:
-            raise RuntimeError(f"shared memory at {at.min()} to {at.max()}, {size} bytes each")
+        if (at % size).any() or at.min() < 0 or at.max() + size > self._bytes:
+            raise RuntimeError(
+                f"{size} bytes of shared memory each at {at.min()} to {at.max()}, of "
+                f"{self._bytes} that the block has"
+            )
         return at // size
 
     def _fenced(self, at: np.ndarray) -> None:
@@ -213,7 +217,7 @@ class Machine:
     def parameter_itself(self) -> np.ndarray:
         return np.full(LANES, _PARAMETERS, "u8")
 
-    def load_anywhere(self, warp: _Warp, address, dtype: str, count: int) -> tuple:
+    def load_anywhere(self, address, dtype: str, count: int) -> tuple:
         array, at = self._array(address)
         numbers = array.view(NUMPY[dtype])
         first = at // numbers.dtype.itemsize
@@ -256,11 +260,11 @@ class Machine:
     def send_bytes(self, warp: _Warp, active, to, source, size) -> None:
         for lane in np.flatnonzero(active):
             array, at = self._array(to[lane : lane + 1])
-            first = int(source[lane]) - SHARED
-            self._fenced(np.arange(first, first + int(size[lane]), 4))
+            read = self._index(int(source[lane]) + np.arange(int(size[lane])), 1)
+            self._fenced(read)
 
-            def copy(array=array, at=int(at[0]), first=first, size=int(size[lane])) -> None:
-                array.view("u1")[at : at + size] = self._memory[first : first + size]
+            def copy(array=array, at=int(at[0]), read=read) -> None:
+                array.view("u1")[at : at + read.size] = self._memory[read]
 
             warp.copies.begin(copy)
 
@@ -269,8 +273,8 @@ class Machine:
         place, inside = of.places([int(x[lane]) for x in at])
         # In the order of the box, which a swizzle permutes within shared memory.
         linear = np.arange(place.size).reshape(place.shape) * of.array.itemsize
-        target = products.swizzled(int(shared[lane]) + linear, of.swizzle) - SHARED
-        return of, place, inside, target // of.array.itemsize
+        target = products.swizzled(int(shared[lane]) + linear, of.swizzle)
+        return of, place, inside, self._index(target, of.array.itemsize)
 
     # --- products ---------------------------------------------------------------------------------
 
@@ -289,9 +293,9 @@ class Machine:
         new = [np.full(LANES, np.nan, "f4") for _ in sums]
 
         def read(descriptor, rows, turned) -> np.ndarray:
-            at = products.addresses(int(descriptor), rows, turned) - SHARED
-            self._fenced(at)
-            return self._memory.view(kind)[at // 2].astype("f4")
+            at = self._index(products.addresses(int(descriptor), rows, turned), 2)
+            self._fenced(2 * at)
+            return self._memory.view(kind)[at].astype("f4")
 
         def multiply() -> None:
             if len(a) == 4:

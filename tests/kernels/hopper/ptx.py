@@ -134,7 +134,7 @@ class _Lines:
         if kind in ("cp", "mbarrier", "fence", "bar", "wgmma", "elect", "wait", "ret", "st"):
             return self._of_machine(opcode, operands, predicate or "warp.all")
         if predicate is not None:
-            raise NotImplementedError(f"{opcode} where only some threads take part")
+            raise _unknown(f"{opcode} where only some threads take part")
         target, *sources = operands
         if kind in ("ld", "mov") and target.startswith("{"):
             return self._several(opcode, target, sources)
@@ -147,6 +147,8 @@ class _Lines:
             value = self._converted(of, sources)
         elif kind == "setp":
             first, second = (self.read(x, type_) for x in sources)
+            if len(of) != 2 or of[0] not in COMPARED:
+                raise _unknown(opcode)
             value = f"np.{COMPARED[of[0]]}({first}, {second})"
             if "|" in target:  # of pairs: for each half
                 low, high = (_variable(x) for x in target.split("|"))
@@ -166,20 +168,20 @@ class _Lines:
         if not KNOWN.issuperset(of[:-1]) or (
             kind in ("min", "max") and type_[0] == "f" and "NaN" not in of
         ):
-            raise NotImplementedError(f"{kind}.{'.'.join(of)}")
+            raise _unknown(".".join((kind, *of)))
         form = ARITHMETIC.get((kind, "hi") if "hi" in of else kind)
         if form is None:
-            raise NotImplementedError(f"{kind}.{'.'.join(of)}")
+            raise _unknown(".".join((kind, *of)))
         values = [self.read(x, type_) for x in sources]
         if kind == "mad" and wide:
-            raise NotImplementedError("mad.wide")
+            raise _unknown("mad.wide")
         if wide:
             values = [f"{x}.astype('{TYPES[type_][0]}{2 * int(TYPES[type_][1])}')" for x in values]
         if kind in ("shl", "shr", "bfe"):
             values[1:] = [f"{self.read(x, 'u32')}.astype({values[0]}.dtype)" for x in sources[1:]]
         if kind == "prmt":
             if sources[2] != "0x5410U":
-                raise NotImplementedError(f"prmt {sources[2]}")
+                raise _unknown(f"prmt {sources[2]}")
             values = values[:2]
         return form.format(*values)
 
@@ -197,7 +199,7 @@ class _Lines:
             return f"{names} = halves({self.read(sources[0], 'b32')})"
         space = "shared" if "shared" in of else "anywhere"
         address, count = self.address(sources[0]), len(_inside(target))
-        return f"{names} = m.load_{space}(warp, {address}, '{TYPES[of[-1]]}', {count})"
+        return f"{names} = m.load_{space}({address}, '{TYPES[of[-1]]}', {count})"
 
     def _matrices(self, kind: str, of: list[str], first: str, second: str) -> str:
         """8 x 8 each, of 16-bit numbers: a row's address from each thread."""
@@ -214,17 +216,17 @@ class _Lines:
             return f"m.parameter({sources[0].strip('[]').rsplit('_', 1)[1]})"
         if kind == "ld":
             space = "shared" if "shared" in of else "anywhere"
-            return f"m.load_{space}(warp, {self.address(sources[0])}, '{TYPES[of[-1]]}', 1)[0]"
+            return f"m.load_{space}({self.address(sources[0])}, '{TYPES[of[-1]]}', 1)[0]"
         if kind == "cvta":
             return self.read(sources[0], "b64")
         if kind == "movmatrix":
             return f"m.transposed_8x8({self.read(sources[0], 'b32')})"
         if kind == "shfl":
             value, lane = self.read(sources[0], "b32"), self.read(sources[1], "b32")
-            by = {"bfly": "warp.lanes ^ {}", "idx": "np.broadcast_to({}, LANES)"}[of[1]].format(
-                lane
-            )
-            return f"{value}[{by}]"
+            forms = {"bfly": "{}[warp.lanes ^ {}]", "idx": "{}[{}]"}
+            if of[1] not in forms:
+                raise _unknown(opcode)
+            return forms[of[1]].format(value, lane)
         if sources[0] == "%tid.x":
             return "warp.threads"
         if sources[0].startswith("%ctaid."):
@@ -248,6 +250,8 @@ class _Lines:
             count = self.read(operands[1], "b32") if len(operands) > 1 else "m.all_threads"
             return f"yield from m.meet({self.read(operands[0], 'b32')}, {count})"
         if kind == "fence":
+            if of[0] not in ("proxy", "mbarrier_init"):
+                raise _unknown(opcode)
             return "m.fence(warp)" if of[0] == "proxy" else "pass"
         if kind == "wgmma":
             if of[0] == "mma_async":
@@ -258,7 +262,7 @@ class _Lines:
         if kind == "st":
             values = _inside(operands[1]) if operands[1].startswith("{") else [operands[1]]
             if "shared" not in of:
-                raise NotImplementedError(opcode)
+                raise _unknown(opcode)
             stored = ", ".join(self.read(x, of[-1]) for x in values)
             return f"m.store_shared(warp, {self.address(operands[0])}, {stored})"
         if kind == "mbarrier":
@@ -295,10 +299,10 @@ class _Lines:
     def _product(self, of: list[str], operands: list[str]) -> str:
         shape, _, left, right = of[-4:]
         if left != right:
-            raise NotImplementedError(".".join(of))
+            raise _unknown(".".join(("wgmma", *of)))
         sums, lhs, rhs, _, *signs_and_turns = operands
         if signs_and_turns[:2] != ["1", "1"]:
-            raise NotImplementedError("a product with its sign changed")
+            raise _unknown("wgmma with a sign changed")
         turns = [bool(int(x)) for x in signs_and_turns[2:]]
         names = ", ".join(_variable(x) for x in _inside(sums))
         if lhs.startswith("{"):
@@ -313,7 +317,7 @@ class _Lines:
 
     def _product_of_registers(self, of: list[str], operands: list[str]) -> str:
         if of[2:5] != ["m16n8k16", "row", "col"] or of[5] != "f32" or of[6] != of[7]:
-            raise NotImplementedError(".".join(of))
+            raise _unknown(".".join(("mma", *of)))
         to, *given = (f"({', '.join(_variable(y) for y in _inside(x))},)" for x in operands)
         return f"{to} = m.product_of_registers({', '.join(given)}, '{name_of(TYPES[of[6]])}')"
 
@@ -346,6 +350,12 @@ class _Lines:
         bits = int(operand[2:], 16) if operand.startswith("0f") else int(operand.rstrip("U"), 0)
         value = f"np.full(LANES, {bits % 2 ** (8 * width)}, 'u{width}').view({name_of(as_)})"
         return self._constants.setdefault(value, f"constant{len(self._constants)}")
+
+
+def _unknown(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"PTX that is not known here: {what}. What it means belongs in ptx.py, or arithmetic.py."
+    )
 
 
 def _variable(name: str) -> str:
