@@ -3,7 +3,7 @@
 Warps run one after the other, each until it has to wait, in an order that a test chooses; copies
 and products happen when they are begun, or as late as they may. What depends on the order is a
 race. Shared memory begins as NaN, and what threads have written is not seen by copies and products
-before the fence that says so: reading it earlier is an error.
+before the fence that says so: reading it earlier, or copying over it, is an error.
 
 What it does not know: time, caches, and the hazards of registers that the compiler looks after.
 """
@@ -207,7 +207,7 @@ class Machine:
 
     def _fenced(self, at: np.ndarray) -> None:
         if self._written_by[at // 4].any():
-            raise RaceError("a copy or a product reads what threads wrote, before a fence")
+            raise RaceError("a copy or a product meets what threads wrote, before a fence")
 
     # --- main memory ------------------------------------------------------------------------------
 
@@ -232,11 +232,11 @@ class Machine:
         for lane in np.flatnonzero(active):
             of, place, inside, target = self._copy(lane, tensor_map, at, to)
             waiting = self._barriers[int(barrier[lane])]
+            self._fenced(target * of.array.itemsize)
 
             def copy(of=of, place=place, inside=inside, target=target, waiting=waiting) -> None:
                 numbers = np.where(inside, of.array[np.where(inside, place, 0)], 0)
                 self._memory.view(of.array.dtype)[target] = numbers.astype(of.array.dtype)
-                self._written_by[target * of.array.itemsize // 4] = 0
                 waiting.bytes -= target.size * of.array.itemsize
 
             if self._lazy:
