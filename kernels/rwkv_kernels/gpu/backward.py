@@ -54,15 +54,15 @@ def backward(
     came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     held = Held(tile_, tile_, tile_, tile_, logs, square, square)
+    before_scores = held._replace(A=wg.numbers(TILE))  # what a token has with itself
     rooms = Rooms(tile_, tile_, tile_, square)
     row = (wg.numbers(N),)
     state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
-        "tokens": wg.in_turn(came, tuple(held)),
+        "tokens": wg.in_turn(came, tuple(held), tuple(before_scores)),
         "work": wg.in_turn(tuple(rooms), row, (tile_, *state, *state), (*found, *state)),
         "meetings_": wg.operand(TILE, dtype=FLOAT16),
-        "with_itself_": wg.numbers(TILE),
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, "said": said, "asked": asked}
     inputs["flows"] = None if said is None else jnp.full(1, said.shape[0], jnp.int32)
@@ -80,9 +80,9 @@ def backward(
 
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, of_sixteen,
-    said, asked, flows, dr, dk, dv, dw, du, tokens, work, meetings_, with_itself_,
+    said, asked, flows, dr, dk, dv, dw, du, tokens, work, meetings_,
 ) -> None:  # fmt: skip
-    (of_came, of_held), (of_rooms, of_row, of_sides, of_found) = tokens, work
+    (of_came, of_held, (*_, with_itself_)), (of_rooms, of_row, of_sides, of_found) = tokens, work
     of_held, of_rooms = Held(*of_held), Rooms(*of_rooms)
     w_, r_, k_, v_, g_ = block.own(of_came)
     held, rooms = block.own(of_held), block.own(of_rooms)

@@ -89,7 +89,7 @@ def through_levels(
 ) -> list[Sums]:  # fmt: skip
     """What a tile's tokens say to one another. Leaves the scores in the room of A.
 
-    of_with_itself: r . u . k, in shared memory; of_sixteen: meetings of each token's sixteen, in
+    of_with_itself: r . u . k, in shared memory, where scores will be; of_sixteen: meetings of each token's sixteen, in
     main memory; of_met: those of all, in shared memory.
     """
 
@@ -105,6 +105,7 @@ def through_levels(
     dA = warp.meet(wg, g, v).astype(BFLOAT16)
     meetings = wg.load_raw(of_sixteen)
     with_itself = wg.load_column(block.own(of_with_itself, anew=_SIXTEENS))
+    block.wait_for_all()  # its room is that of the scores
     sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, meetings, sums, block.levels)
     wg.write(Operand(held.A), warp.block_diagonal(wg, A))
 

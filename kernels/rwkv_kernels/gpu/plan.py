@@ -88,7 +88,7 @@ class Plan:
         if kernel == "forward":
             return 4 * tile + max(tile, state) + 4 * self.head_size * (self.tiles > 2)
         held = max(6 * tile, 5 * tile + 2 * square)
-        return held + max(3 * tile + square, tile + 2 * state, 2 * tile + state) + square + 4 * TILE
+        return held + max(3 * tile + square, tile + 2 * state, 2 * tile + state) + square
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""
