@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float
 
-from rwkv_kernels.gpu import gradients, masks, sixteens, tile, warp
+from rwkv_kernels.gpu import gradients, masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.gradients import Held, Rooms
 from rwkv_kernels.gpu.plan import TILE, Plan
@@ -60,7 +60,7 @@ def backward(
     state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
-        "tokens": wg.in_turn(came, tuple(held), tuple(before_scores)),
+        "came_or_held": wg.in_turn(came, tuple(held), tuple(before_scores)),
         "work": wg.in_turn(tuple(rooms), row, (tile_, *state, *state), (*found, *state)),
         "meetings_": wg.operand(TILE, dtype=FLOAT16),
     }
@@ -74,15 +74,16 @@ def backward(
     outputs["du"] = jax.ShapeDtypeStruct((B, plan.tiles, C), jnp.float32)
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs, outputs, scratch,
-        grid=(B, u.shape[0], plan.tiles), copies=5, name="wkv6_backward",
+        grid=(B, u.shape[0], plan.tiles), copies=sum(map(len, came)), name="wkv6_backward",
     )  # fmt: skip
 
 
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, of_sixteen,
-    said, asked, flows, dr, dk, dv, dw, du, tokens, work, meetings_,
+    said, asked, flows, dr, dk, dv, dw, du, came_or_held, work, meetings_,
 ) -> None:  # fmt: skip
-    (of_came, of_held, (*_, with_itself_)), (of_rooms, of_row, of_sides, of_found) = tokens, work
+    of_came, of_held, (*_, with_itself_) = came_or_held
+    of_rooms, of_row, of_sides, of_found = work
     of_held, of_rooms = Held(*of_held), Rooms(*of_rooms)
     w_, r_, k_, v_, g_ = block.own(of_came)
     held, rooms = block.own(of_held), block.own(of_rooms)
@@ -91,9 +92,10 @@ def _kernel(
     i = block.part
 
     sources = ((r, r_), (k, k_), (v, v_), (g, g_), (w, w_))
-    block.fill([(block.tokens(x, i), to) for x, to in sources])
-    came = [wg.load_raw(x) for x in (r_, k_, v_, g_)]
-    log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
+    block.start([copy for x, to in sources for copy in block.tokens(x, i, to)])
+    block.wait()
+    came = [tokens.load(wg, x) for x in (r_, k_, v_, g_)]
+    log2_d = tile.log2_decay(wg, tokens.load(wg, w_), block.tokens_in(i))
     block.wait_for_all()
     wg.store(
         *((Operand(to), x) for to, x in zip((*held[:4], held.log_d), (*came, log2_d), strict=True)),
@@ -109,7 +111,7 @@ def _kernel(
     block.wait_for_all()
     for part, x in zip(wg.halves, of_u, strict=True):
         row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
-    block.write_to(du.at[block.batch, i, block.channels], row)
+    block.write_to(du.at[block.batch, i], [row], block.channel)
     block.wait_for_all()
     sums = _each(
         flows,
@@ -183,7 +185,7 @@ def _add_of_states(
     """of_values with what comes against a flow."""
     anew = _LAST + flow
     held = block.own(of_held, anew=anew).operands()
-    block.fill([(block.state(asked, flow, block.part + 1 - flow), state.ref)])
+    block.fill_state(block.state(asked, flow, block.part + 1 - flow), state.ref)
     mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), flow)
     decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
     decayed = decayed.astype(BFLOAT16)
@@ -202,7 +204,7 @@ def _each(flows: Array | None, body: Callable[[Array, Any], Any], carry: Any) ->
     return carry if flows is None else lax.fori_loop(0, flows[0], body, carry)
 
 
-def _write_halves(wg: Warpgroup, to, halves: list[Array]) -> None:
+def _write_halves(wg: Warpgroup, to: tokens.Parts, halves: list[Array]) -> None:
     """Writes a tile to where the copy engine takes it from."""
-    for part, x in zip(wg.halves, halves, strict=True):
-        to.at[:, pl.ds(*part)][...] = x.astype(to.dtype)
+    for (first, _), x in zip(wg.halves, halves, strict=True):
+        tokens.write(wg, to, x, first)

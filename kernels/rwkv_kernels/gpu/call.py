@@ -1,7 +1,7 @@
 """What the kernels' calls have in common: the grid, how tokens and states come and go."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from rwkv_kernels.gpu.plan import TILE
+from rwkv_kernels.gpu.tokens import Parts
 from rwkv_kernels.gpu.warpgroup import Warpgroup
 
 
@@ -29,15 +30,14 @@ class Block:
     """
 
     def __init__(
-        self, wg: Warpgroup, index: Array, place: tuple[Array, Array, Array],
-        copied, first_copy: Array, met,
+        self, wg: Warpgroup, index: Array, place: tuple[Array, Array, Array], came, state_came, met,
     ) -> None:  # fmt: skip
         self.plan, self.width, self.index = wg.plan, wg.width, index
         self._wg, self._met = wg, met
         self.batch, self.head, part = place
         blocks = wg.plan.head_size // wg.width  # that share a head's channels
         self.part, self.first = lax.div(part, blocks), lax.rem(part, blocks) * wg.width
-        self._copied, self._first_copy = copied, first_copy
+        self._came, self._state_came = came, state_came
 
     def own(self, memory, *, anew: int | Array = 0):
         """This warpgroup's of shared memory of which each has its own.
@@ -65,9 +65,9 @@ class Block:
             plgpu.barrier_wait(self._met)
 
     @property
-    def channels(self):
-        """The warpgroup's channels of all [H * N]."""
-        return pl.ds(self.head * self.plan.head_size + self.first, self.width)
+    def channel(self) -> Array:
+        """The first of the warpgroup's channels of all [H * N]."""
+        return self.head * self.plan.head_size + self.first
 
     @property
     def of_head(self):
@@ -86,14 +86,18 @@ class Block:
         """How many rows of a tile are tokens."""
         return jnp.minimum(self.plan.tokens - TILE * tile, TILE)
 
-    def tokens(self, array, tile: int | Array, *, whole: bool = False):
-        """A tile's 64 rows of an array of tokens, its last ones perhaps beyond the array's end.
+    def tokens(self, array, tile: int | Array, to: Parts, *, whole: bool = False) -> list[tuple]:
+        """Copies for `start`: a tile's 64 rows of an array of tokens, its last ones perhaps beyond
+        the array's end.
 
         The copy engine fills up with zeros. whole: all of the head's channels.
         """
-        N = self.plan.head_size
-        channels = pl.ds(self.head * N, N) if whole else self.channels
-        return array.at[self.batch, pl.ds(TILE * tile, TILE), channels]
+        rows = pl.ds(TILE * tile, TILE)
+        first = self.head * self.plan.head_size if whole else self.channel
+        return [
+            (array.at[self.batch, rows, channels], part)
+            for part, channels in _beside(to, first)
+        ]
 
     def state(self, array, flow: int | Array, border: int | Array):
         """The warpgroup's columns of a flow's state at a border, [N, width]."""
@@ -112,30 +116,31 @@ class Block:
         nothing = jnp.int32(flow) > 0 if self.plan.causal else self.part == first
         return lax.cond(nothing, lambda carry: carry, add, carry)
 
-    def start(self, copies: Sequence[tuple], first: int | Array = 0) -> None:
-        """Begins to copy (source, target in shared memory), each with a barrier of its own."""
+    def start(self, copies: Sequence[tuple], stage: int | Array = 0) -> None:
+        """Begins to copy tokens (source, target in shared memory): all that come to a stage."""
         plgpu.commit_smem()  # all threads have read what is overwritten
-        for i, (source, target) in enumerate(copies):
-            plgpu.copy_gmem_to_smem(source, target, self._copied.at[self._first_copy + first + i])
+        for source, target in copies:
+            plgpu.copy_gmem_to_smem(source, target, self._came.at[self.index + stage])
 
-    def wait(self, copies: int, first: int | Array = 0) -> None:
-        """Until as many have come, counted from `first` as in `start`."""
-        for i in range(copies):
-            plgpu.barrier_wait(self._copied.at[self._first_copy + first + i])
+    def wait(self, stage: int | Array = 0) -> None:
+        """Until all have come that `start` began to copy."""
+        plgpu.barrier_wait(self._came.at[self.index + stage])
 
-    def fill(self, copies: Sequence[tuple]) -> None:
-        """Copies into shared memory, all at once, and waits."""
-        self.start(copies)
-        self.wait(len(copies))
+    def fill_state(self, source, target) -> None:
+        """Copies a state into shared memory, and waits."""
+        plgpu.commit_smem()  # all threads have read what is overwritten
+        plgpu.copy_gmem_to_smem(source, target, self._state_came.at[self.index])
+        plgpu.barrier_wait(self._state_came.at[self.index])
 
-    def write(self, tile: int | Array, *copies) -> None:
-        """Copies tiles (source [64, width], array) to their places in main memory."""
+    def write(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
+        """Copies tiles of tokens (source, array) to their places in main memory."""
         plan, last = self.plan, self.plan.tiles - 1
 
         def copy(rows: int) -> None:
             for source, array in copies:
-                target = array.at[self.batch, pl.ds(TILE * tile, rows), self.channels]
-                plgpu.copy_smem_to_gmem(source.at[pl.ds(0, rows)], target)
+                for part, channels in _beside(source, self.channel):
+                    target = array.at[self.batch, pl.ds(TILE * tile, rows), channels]
+                    plgpu.copy_smem_to_gmem(part.at[pl.ds(0, rows)], target)
 
         plgpu.commit_smem()
         if last == 0 or plan.last_rows == TILE:
@@ -145,13 +150,23 @@ class Block:
             pl.when(tile < last)(lambda: copy(TILE))
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
-    def write_to(self, target, source, *, arrived: bool = False) -> None:
-        """Copies shared memory to a place in main memory, and waits until it has been read, or has
-        arrived.
+    def write_to(
+        self, target, source: Parts, first: int | Array, *, arrived: bool = False
+    ) -> None:
+        """Copies parts that lie side by side to main memory, to its last axis from `first` on, and
+        waits until they have been read, or have arrived.
         """
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(source, target)
+        for part, channels in _beside(source, first):
+            plgpu.copy_smem_to_gmem(part, target.at[(slice(None),) * (part.ndim - 1) + (channels,)])
         plgpu.wait_smem_to_gmem(0, wait_read_only=not arrived)
+
+
+def _beside(parts: Parts, first: int | Array) -> Iterator[tuple[Any, Any]]:
+    """Each part of a tile and its channels in main memory, from `first` on."""
+    for part in parts:
+        yield part, pl.ds(first, part.shape[-1])
+        first = first + part.shape[-1]
 
 
 def _at(memory, index: Array, anew: int | Array):
@@ -172,30 +187,33 @@ def kernel_call(
     *,
     grid: tuple[int, int, int],
     copies: int,
+    stages: int = 1,
     name: str,
 ) -> dict[str, Array]:
     """Runs `body(block, **refs)` over the grid: batches, heads, parts of a head.
 
     Each of a block's warpgroups works on a part of a head. Inputs may be None, and are None in the
-    body then. scratch: shared memory. copies: at most so many come in to each at once.
+    body then. scratch: shared memory. copies: so many of tokens come in to each at once, in so many
+    stages.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
     _, heads, parts = grid
     many = wg.warpgroups > 1
 
-    def kernel(*refs, copied, met, scratch):
+    def kernel(*refs, scratch, **barriers):
         index = lax.axis_index("warpgroup") if many else jnp.int32(0)
         place = lax.axis_index("block") * wg.warpgroups + index
         head = lax.div(place, parts)
         at = lax.div(head, heads), lax.rem(head, heads), lax.rem(place, parts)
         arrays = dict(zip((*given, *outputs), refs, strict=True))
-        block = Block(wg, index, at, copied, index * copies, met)
+        block = Block(wg, index, at, **barriers)
         body(block, **dict.fromkeys(inputs) | arrays | scratch)
 
     kernel.__name__ = name  # what profiles and dumps call it
     memory: Any = {
         "scratch": dict(scratch),
-        "copied": plgpu.Barrier(num_barriers=copies * wg.warpgroups),
+        "came": plgpu.Barrier(num_arrivals=copies, num_barriers=stages * wg.warpgroups),
+        "state_came": plgpu.Barrier(num_barriers=wg.warpgroups),
         "met": plgpu.Barrier(num_arrivals=wg.warpgroups) if many else None,
     }
     threads: dict[str, Any] = {}

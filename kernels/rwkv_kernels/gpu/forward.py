@@ -13,7 +13,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float
 
-from rwkv_kernels.gpu import masks, sixteens, tile, warp
+from rwkv_kernels.gpu import masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
@@ -40,10 +40,10 @@ def forward(
         "of_r": wg.tokens(N, r.dtype),
         # In turn: tokens as they come, and what products read.
         "w_or_keys": wg.in_turn(
-            (wg.tokens(N, jnp.float32),), (wg.operand(N, dtype=FLOAT16), wg.operand(N))
+            wg.tokens(N, jnp.float32), (wg.operand(N, dtype=FLOAT16), wg.operand(N))
         ),
-        "k_or_state": wg.in_turn((wg.tokens(N, k.dtype),), state),
-        "v_or_values": wg.in_turn((wg.tokens(N, v.dtype),), (wg.operand(N),)),
+        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), state),
+        "v_or_values": wg.in_turn(wg.tokens(N, v.dtype), (wg.operand(N),)),
     }
     # The log of all of a tile's decays, by which others go past it.
     scratch["totals"] = wg.numbers(N) if wg.warpgroups > 2 else None
@@ -52,7 +52,8 @@ def forward(
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs,
         {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
-        grid=(r.shape[0], u.shape[0], plan.tiles), copies=4, name="wkv6_forward",
+        grid=(r.shape[0], u.shape[0], plan.tiles), copies=4 * len(scratch["of_r"]),
+        name="wkv6_forward",
     )["y"]  # fmt: skip
 
 
@@ -60,26 +61,28 @@ def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, states, of_met, of_sixteen, y,
     of_r, w_or_keys, k_or_state, v_or_values, totals,
 ) -> None:  # fmt: skip
-    (of_w,), (of_log_d, of_keys) = w_or_keys
-    ((of_k,), of_state), ((of_v,), (of_values,)) = k_or_state, v_or_values
+    of_w, (of_log_d, of_keys) = w_or_keys
+    (of_k, of_state), (of_v, (of_values,)) = k_or_state, v_or_values
     r_, w_, k_, v_ = (block.own(x) for x in (of_r, of_w, of_k, of_v))
     log_d, values = (Operand(block.own(x)) for x in (of_log_d, of_values))
     i = block.part
 
-    block.fill([(block.tokens(x, i), to) for x, to in ((r, r_), (k, k_), (v, v_), (w, w_))])
-    log2_d = tile.log2_decay(wg, w_, block.tokens_in(i)).astype(FLOAT16)
-    v_came = wg.load_raw(v_)
+    came = ((r, r_), (k, k_), (v, v_), (w, w_))
+    block.start([copy for x, to in came for copy in block.tokens(x, i, to)])
+    block.wait()
+    log2_d = tile.log2_decay(wg, tokens.load(wg, w_), block.tokens_in(i)).astype(FLOAT16)
+    v_came = tokens.load(wg, v_)
     block.wait_for_all()
     wg.write(values, v_came)
     wg.write(log_d, log2_d)
-    r_came = wg.load_raw(r_)
-    with_itself = tile.with_itself(wg, r_came, wg.load_raw(k_), u.at[block.head])
+    r_came = tokens.load(wg, r_)
+    with_itself = tile.with_itself(wg, r_came, tokens.load(wg, k_), u.at[block.head])
     by_sixteen = sixteens.sixteens(wg, r_came)
 
     def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
         again = block.own(of_k, anew=bit)  # with k in registers, too, a block less would fit
         for at, r in enumerate(by_sixteen):
-            yield r, wg.load_raw(again.at[:, pl.ds(at * warp.SIXTEEN, warp.SIXTEEN)])
+            yield r, tokens.load(wg, again, at * warp.SIXTEEN, warp.SIXTEEN)
 
     meetings = wg.load_raw(of_sixteen)
     A = sixteens.scores(wg, load, log2_d, with_itself, meetings, block.levels)
@@ -100,7 +103,7 @@ def _kernel(
         )
         out = block.unless_nothing_comes(flow, add, out)
     wg.wait_for_readers()
-    r_[...] = out.astype(r_.dtype)
+    tokens.write(wg, r_, out)
     block.write(i, (r_, y))
 
 
@@ -110,9 +113,9 @@ def _add_of_state(
     """out with what comes by a flow. rooms: r as they come, log d, and one for a state."""
     r_, log_d, of_state = rooms
     state = block.own(of_state)
-    block.fill([(block.state(states, flow, block.part + flow), state)])
+    block.fill_state(block.state(states, flow, block.part + flow), state)
     mask = masks.decays_to_edge(wg.load_raw(block.only(of_met, anew=_NEAR + flow)), 1 - flow)
-    decayed = wg.load(r_) * tile.product_of_decays(wg, mask, log_d)
+    decayed = tokens.load(wg, r_).astype(jnp.float32) * tile.product_of_decays(wg, mask, log_d)
     return wg.add_product(out, decayed.astype(BFLOAT16), Operand(state).T)
 
 
@@ -130,8 +133,8 @@ def _levels_beyond_sixteen(
         mask = masks.decays_to_midpoint(wg, meetings, bit)
         c = tile.product_of_decays(wg, mask, Operand(log_d)).astype(BFLOAT16)
         wg.wait_for_readers()
-        wg.store((Operand(keys), wg.load_raw(k_) * c))
-        met = wg.product(wg.load_raw(r_) * c, Operand(keys).T).astype(BFLOAT16)
+        wg.store((Operand(keys), tokens.load(wg, k_) * c))
+        met = wg.product(tokens.load(wg, r_) * c, Operand(keys).T).astype(BFLOAT16)
         return A + masks.of_bfloat16(masks.meet(wg, meetings, bit)) * met
 
     return lax.fori_loop(warp.LEVELS, block.levels, level, A)
@@ -159,8 +162,8 @@ def _add_other_tiles(
         c = jnp.exp2(log_c).astype(BFLOAT16)
         block.wait_for_all()  # until nobody reads the keys before these
         r_, k_, _, keys, _ = block.own(rooms, anew=anew)
-        wg.write(Operand(keys), wg.load_raw(k_) * c)
-        r_decayed = wg.load_raw(r_) * c
+        wg.write(Operand(keys), tokens.load(wg, k_) * c)
+        r_decayed = tokens.load(wg, r_) * c
         block.wait_for_all()
         return r_decayed
 

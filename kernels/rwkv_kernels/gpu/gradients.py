@@ -176,7 +176,7 @@ def through_flow(
         held = block.own(of_held, anew=anew + room).operands()
         E, *rooms = map(Operand, block.own(of_rooms, anew=anew + room))
         met = wg.load_raw(block.own(of_met, anew=anew + room))
-        block.fill([(block.state(states, flow, block.part + 1 - left), rooms[room - 1].ref)])
+        block.fill_state(block.state(states, flow, block.part + 1 - left), rooms[room - 1].ref)
         mask = masks.decays_to_edge(met, left)
         new = []
         for part, x in zip(wg.halves, sums, strict=True):

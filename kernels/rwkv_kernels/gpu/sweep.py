@@ -19,10 +19,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
-from rwkv_kernels.gpu import masks, tile, warp
+from rwkv_kernels.gpu import masks, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup, parts
 
 
 def states(
@@ -97,13 +97,13 @@ def _sweep(
     wg = Warpgroup(plan, N // how.sweep_blocks, interpret=interpret)
     (B, _, C), stages = keys.shape, how.sweep_stages
     scratch = {
-        "values_": plgpu.SMEM((stages, TILE, N), values.dtype),
-        "keys_": plgpu.SMEM((stages, TILE, wg.width), keys.dtype),
-        "w_": plgpu.SMEM((stages, TILE, wg.width), jnp.float32),
+        "values_": wg.tokens(N, values.dtype, stages=stages),
+        "keys_": wg.tokens(wg.width, keys.dtype, stages=stages),
+        "w_": wg.tokens(wg.width, jnp.float32, stages=stages),
         "log_d": wg.operand(wg.width, dtype=FLOAT16),
         "left": wg.operand(N),
         "right": wg.operand(wg.width),
-        "rounded": plgpu.SMEM((N, wg.width), BFLOAT16),
+        "rounded": tuple(plgpu.SMEM((N, part), BFLOAT16) for part in parts(wg.width)),
     }
     heads = (flows, B, C // N)
     outputs = {}
@@ -119,7 +119,8 @@ def _sweep(
         {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
          "ends": None, "borders": None, "log_decays": None},
         outputs, scratch, grid=(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
-        copies=3 * stages, name="wkv6_states" if borders else "wkv6_segments",
+        copies=sum(len(scratch[name]) for name in ("values_", "keys_", "w_")), stages=stages,
+        name="wkv6_states" if borders else "wkv6_segments",
     )  # fmt: skip
 
 
@@ -145,20 +146,27 @@ def _kernel(
             return
         wg.wait_for_readers()
         for rows, x in zip(blocks, state, strict=True):  # where they overlap they agree
-            rounded[rows] = x.astype(BFLOAT16)
-        block.write_to(block.state(borders, flow, border), rounded)
+            tokens.write(wg, [part.at[rows] for part in rounded], x)
+        here = borders.at[flow, block.batch, block.head, border]
+        block.write_to(here, rounded, block.first)
+
+    def at(of_stages, stage) -> list:
+        return [part.at[stage] for part in of_stages]
 
     def copies(step, stage) -> list[tuple]:
         i = tile_at(step)
         return [
-            (block.tokens(values, i, whole=True), values_.at[stage]),
-            (block.tokens(keys, i), keys_.at[stage]),
-            (block.tokens(w, i), w_.at[stage]),
+            *block.tokens(values, i, at(values_, stage), whole=True),
+            *block.tokens(keys, i, at(keys_, stage)),
+            *block.tokens(w, i, at(w_, stage)),
         ]
+
+    def load(of_stages, stage, count: int | None = None) -> Array:
+        return tokens.load(wg, at(of_stages, stage), 0, count)
 
     def begin(step) -> None:
         stage = lax.rem(step, stages)
-        block.start(copies(step, stage), 3 * stage)
+        block.start(copies(step, stage), stage)
 
     def add_tile(step, carry):
         state, log_through = carry
@@ -173,13 +181,13 @@ def _kernel(
             pl.when(step > 0)(lambda: write_border(i + leftwards, state))
         else:
             write_border(i + leftwards, state)
-        block.wait(3, 3 * stage)
+        block.wait(stage)
         wg.wait_for_readers()
         wg.store(
-            (log_d, tile.log2_decay(wg, w_.at[stage], block.tokens_in(i))),
-            (left, wg.load_raw(values_.at[stage])),
+            (log_d, tile.log2_decay(wg, load(w_, stage), block.tokens_in(i))),
+            (left, load(values_, stage, plan.head_size)),
         )
-        decayed = wg.load(keys_.at[stage]) * tile.product_of_decays(wg, to_edge, log_d)
+        decayed = load(keys_, stage).astype(jnp.float32) * tile.product_of_decays(wg, to_edge, log_d)
         wg.store((right, decayed))
         log_total = warp.first_row(wg, tile.log2_product(wg, across, log_d))
         total = wg.spread(jnp.exp2(log_total), 1, block.width)
@@ -192,8 +200,8 @@ def _kernel(
     zeros = wg.zeros(block.width)
     state = [zeros for _ in blocks]
     if starts is not None:
-        at = (flow, block.batch, block.head, segment)
-        state = [wg.load(starts.at[*at, rows, block.of_head]) for rows in blocks]
+        start = starts.at[flow, block.batch, block.head, segment]
+        state = [wg.load(start.at[rows, block.of_head]) for rows in blocks]
     for step in range(min(stages - 1, steps)):
         begin(jnp.int32(step))
     log_through = None if log_decays is None else warp.first_row(wg, zeros)
@@ -203,14 +211,14 @@ def _kernel(
         return
 
     # The last thing to happen here: the room of a tile's w is free.
-    room = w_.at[0]
+    room = at(w_, 0)
     for rows, x in zip(blocks, state, strict=True):
         wg.wait_for_readers()
-        room[...] = x
-        target = ends.at[flow, block.batch, block.head, segment, rows, block.of_head]
-        block.write_to(target, room, arrived=True)  # the next one overlaps, and agrees
+        tokens.write(wg, room, x)
+        end = ends.at[flow, block.batch, block.head, segment, rows]
+        block.write_to(end, room, block.first, arrived=True)  # the next one overlaps, and agrees
     if log_decays is not None:
         wg.wait_for_readers()
-        row = room.at[0]
-        row[...] = log_through
-        block.write_to(log_decays.at[flow, block.batch, segment, block.channels], row)
+        tokens.write(wg, room, wg.spread(log_through, 1, block.width))
+        row = [part.at[0] for part in room]
+        block.write_to(log_decays.at[flow, block.batch, segment], row, block.channel)

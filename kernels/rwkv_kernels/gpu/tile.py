@@ -20,14 +20,14 @@ LOG_SCALE = 256
 _LARGEST_LOGIT = math.log(255 / LOG2_E)
 
 
-def log2_decay(wg: Warpgroup, w, tokens: Array) -> Float[Array, "64 n"]:
-    """256 log2 d of a tile of decay logits in shared memory."""
-    logits = jnp.minimum(wg.load(w), _LARGEST_LOGIT)
+def log2_decay(wg: Warpgroup, w: Float[Array, "64 n"], count: Array) -> Float[Array, "64 n"]:
+    """256 log2 d of a tile of decay logits, of which so many rows are tokens."""
+    logits = jnp.minimum(w, _LARGEST_LOGIT)
     log2_d = -jnp.exp2(logits * LOG2_E + math.log2(LOG_SCALE * LOG2_E))
     if not wg.plan.causal or wg.plan.last_rows == TILE:
         return log2_d
     # The final state comes past what the last tile is filled up with, which must not decay it.
-    return jnp.where(wg.index(w.shape[-1], 0) < tokens, log2_d, 0.0)
+    return jnp.where(wg.index(w.shape[1], 0) < count, log2_d, 0.0)
 
 
 def log2_product(

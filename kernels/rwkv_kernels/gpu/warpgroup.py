@@ -53,6 +53,18 @@ class Operand:
 Lhs = Float[Array, "64 k"] | Operand
 
 
+def parts(columns: int) -> tuple[int, ...]:
+    """How many channels of tokens as they come lie together: an odd number of eights.
+
+    So the same channels of eight tokens, which a warp reads at once, are in different banks of
+    shared memory. Whole rows of 64 or 128 channels would all begin in the same one.
+    """
+    if columns == 16:
+        return (columns,)
+    half = 8 * (columns // 16 | 1)
+    return half, columns - half
+
+
 @dataclasses.dataclass(frozen=True)
 class Warpgroup:
     """128 threads that hold tiles of 64 rows in registers.
@@ -243,12 +255,14 @@ class Warpgroup:
         """Shared memory for a float32 of each channel or token, of each warpgroup."""
         return plgpu.SMEM((self.warpgroups, count), jnp.float32)
 
-    def tokens(self, columns: int, dtype) -> Any:
-        """Shared memory for a tile of tokens as it comes from main memory: rows in turn.
+    def tokens(self, columns: int, dtype, *, stages: int | None = None) -> tuple[Any, ...]:
+        """Shared memory for tiles of tokens as they come from main memory (`tokens.py`), of each
+        warpgroup, or of each stage of the only one.
 
         Not swizzled: a tile that main memory's rows end in is filled up with zeros only so.
         """
-        return plgpu.SMEM((self.warpgroups, TILE, columns), dtype)
+        count = self.warpgroups if stages is None else stages
+        return tuple(plgpu.SMEM((count, TILE, part), dtype) for part in parts(columns))
 
     def in_turn(self, *groups: Sequence[Any]) -> Any:
         """Shared memory for groups that are never in use at the same time: the room of the largest.

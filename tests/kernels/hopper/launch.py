@@ -66,7 +66,7 @@ def _printed(*wanted: str) -> Iterator[list[str]]:
 
 
 def kernel_call(
-    body, wg, inputs, outputs, scratch, *, grid, copies, name, down: bool, lazy: bool, log
+    body, wg, inputs, outputs, scratch, *, name, down: bool, lazy: bool, log, **how
 ):
     """`call.kernel_call` on the machine."""
     given = {key: x for key, x in inputs.items() if x is not None}
@@ -74,7 +74,7 @@ def kernel_call(
     def function(*arrays):
         return call.kernel_call(
             body, wg, inputs | dict(zip(given, arrays, strict=True)), outputs, scratch,
-            grid=grid, copies=copies, name=name,
+            name=name, **how,
         )  # fmt: skip
 
     kernel, starter = compiled(function, list(given.values()))
@@ -86,7 +86,7 @@ def kernel_call(
     player = machine.Machine(program, start, order=order, lazy=lazy)
     for block in np.ndindex(*start.grid):
         player.run(block)
-    log.append(Run(name, player.executed()))
+    log.append(Run(name, player.executed(), player.turns, start.shared_memory))
     return {
         key: jnp.asarray(x.reshape(of.shape))
         for (key, of), x in zip(outputs.items(), results, strict=True)
@@ -95,10 +95,18 @@ def kernel_call(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A kernel that ran: its name, and the instructions of all its warps by opcode."""
+    """A kernel that ran.
+
+    Attributes:
+      executed: instructions of all its warps by opcode.
+      turns: of shared memory, that threads' reads and writes took, and that as many bytes must.
+      shared_memory: bytes of a block.
+    """
 
     name: str
     executed: collections.Counter
+    turns: tuple[int, int]
+    shared_memory: int
 
 
 @contextlib.contextmanager

@@ -86,6 +86,7 @@ class Machine:
         self._maps = next((x for x in start.parameters if isinstance(x, list)), [])
         self.all_threads = np.full(LANES, program.threads, "u4")
         self.passed = [0] * len(program.pieces)
+        self.turns = (0, 0)
 
     def run(self, block: Sequence[int]) -> None:
         """Raises RaceError, or RuntimeError where no warp can go on."""
@@ -168,11 +169,13 @@ class Machine:
     def load_shared(self, address, dtype: str, count: int) -> tuple:
         dtype = NUMPY[dtype]
         first = self._index(address, dtype.itemsize)
+        self._take_turns(address, dtype.itemsize * count)
         return tuple(self._memory.view(dtype)[first + i] for i in range(count))
 
     def store_shared(self, warp: _Warp, address, *values) -> None:
         size = values[0].dtype.itemsize
         first = self._index(address, size)
+        self._take_turns(address, size * len(values))
         for i, value in enumerate(values):
             self._memory.view(value.dtype)[first + i] = value
             self._written_by[(first + i) * size // 4] = warp.number + 1
@@ -181,6 +184,7 @@ class Machine:
         found = []
         for i in range(count):
             rows = self._index(address[8 * i : 8 * i + 8], 16)
+            self._take_turns(address[8 * i : 8 * i + 8], 16)
             numbers = self._memory.view("u2").reshape(-1, 8)[rows]
             numbers = numbers.T if turned else numbers
             found.append(np.ascontiguousarray(numbers).reshape(-1).view("u4"))
@@ -189,9 +193,24 @@ class Machine:
     def store_matrices(self, warp: _Warp, address, registers, turned: bool) -> None:
         for i, register in enumerate(registers):
             rows = self._index(address[8 * i : 8 * i + 8], 16)
+            self._take_turns(address[8 * i : 8 * i + 8], 16)
             numbers = register.view("u2").reshape(8, 8)
             self._memory.view("u2").reshape(-1, 8)[rows] = numbers.T if turned else numbers
             self._written_by.reshape(-1, 4)[rows] = warp.number + 1
+
+    def _take_turns(self, address: np.ndarray, size: int) -> None:
+        """Counts how often shared memory is asked: 32 banks give a word of 4 bytes each a time.
+
+        Of 8 and 16 bytes a thread, half and a quarter of a warp ask together.
+        """
+        words = -(-size // 4)
+        together = LANES // words if len(address) == LANES else len(address)
+        asked = 0
+        for threads in np.split(address.astype("i8"), len(address) // together):
+            every = np.unique(np.add.outer(threads // 4, np.arange(words)))
+            asked += np.bincount(every % 32).max()
+        bytes_ = np.unique(np.add.outer(address.astype("i8"), np.arange(size))).size
+        self.turns = self.turns[0] + int(asked), self.turns[1] + -(-bytes_ // 128)
 
     def fence(self, warp: _Warp) -> None:
         self._written_by[self._written_by == warp.number + 1] = 0
