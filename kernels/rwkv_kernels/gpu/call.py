@@ -134,7 +134,6 @@ class Block:
 
     def write(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
         """Copies tiles of tokens (source, array) to their places in main memory."""
-        plan, last = self.plan, self.plan.tiles - 1
 
         def copy(rows: int) -> None:
             for source, array in copies:
@@ -143,10 +142,11 @@ class Block:
                     plgpu.copy_smem_to_gmem(part.at[pl.ds(0, rows)], target)
 
         plgpu.commit_smem()
-        if last == 0 or plan.last_rows == TILE:
-            copy(plan.last_rows)
+        if self._wg.interpret is None:
+            copy(TILE)  # the copy engine leaves out what is beyond the array's end
         else:
-            pl.when(tile == last)(lambda: copy(plan.last_rows))
+            last = self.plan.tiles - 1
+            pl.when(tile == last)(lambda: copy(self.plan.last_rows))
             pl.when(tile < last)(lambda: copy(TILE))
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 

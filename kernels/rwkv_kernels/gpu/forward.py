@@ -5,18 +5,20 @@ memory; what comes from beyond a block comes as states.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, BFloat16, Float, Float16
 
 from rwkv_kernels.gpu import masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
+
+Met = Callable[[int], masks.Mask]  # gives meetings of all 64 tokens, in a part of the kernel
 
 _NEAR, _FAR = 101, 102  # for `Block.own`: parts of the kernel
 
@@ -45,10 +47,8 @@ def forward(
         "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), state),
         "v_or_values": wg.in_turn(wg.tokens(N, v.dtype), (wg.operand(N),)),
     }
-    # The log of all of a tile's decays, by which others go past it.
-    scratch["totals"] = wg.numbers(N) if wg.warpgroups > 2 else None
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "states": states}
-    inputs |= {"of_met": masks.meetings()[None], "of_sixteen": masks.meetings(warp.SIXTEEN)}
+    inputs |= {"meetings": masks.meetings(warp.SIXTEEN)[None]}
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs,
         {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
@@ -58,8 +58,8 @@ def forward(
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, states, of_met, of_sixteen, y,
-    of_r, w_or_keys, k_or_state, v_or_values, totals,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, states, meetings, y,
+    of_r, w_or_keys, k_or_state, v_or_values,
 ) -> None:  # fmt: skip
     of_w, (of_log_d, of_keys) = w_or_keys
     (of_k, of_state), (of_v, (of_values,)) = k_or_state, v_or_values
@@ -84,22 +84,23 @@ def _kernel(
         for at, r in enumerate(by_sixteen):
             yield r, tokens.load(wg, again, at * warp.SIXTEEN, warp.SIXTEEN)
 
-    meetings = wg.load_raw(of_sixteen)
-    A = sixteens.scores(wg, load, log2_d, with_itself, meetings, block.levels)
+    def met(anew: int) -> Float16[Array, "64 64"]:
+        """Made again where it is wanted: it would be in too many registers."""
+        return warp.with_other_sixteens(wg, wg.load_raw(block.only(meetings, anew=anew)))
+
+    of_sixteen = wg.load_raw(block.only(meetings))
+    A = sixteens.scores(wg, load, log2_d, with_itself, of_sixteen, block.levels)
     block.wait_for_all()
-    if totals is not None:
-        all_of_it = wg.product(tile.scaled(masks.rows_from(wg)), log_d)
-        block.own(totals)[...] = warp.first_row(wg, all_of_it)
     A = warp.block_diagonal(wg, A)
     if wg.plan.levels > warp.LEVELS:
-        A = _levels_beyond_sixteen(wg, block, A, (of_r, of_k, of_log_d, of_keys), of_met)
+        A = _levels_beyond_sixteen(wg, block, A, (of_r, of_k, of_log_d, of_keys), met)
     out = wg.product(A, values)
     if wg.warpgroups > 1:
         rooms = of_r, of_k, of_log_d, of_keys, of_values
-        out = _add_other_tiles(wg, block, out, rooms, of_met, totals)
+        out = _add_other_tiles(wg, block, out, rooms, met)
     for flow in range(0 if states is None else states.shape[0]):
         add = functools.partial(
-            _add_of_state, wg, block, (r_, log_d, *of_state), states, of_met, flow
+            _add_of_state, wg, block, (r_, log_d, *of_state), states, met, flow
         )
         out = block.unless_nothing_comes(flow, add, out)
     wg.wait_for_readers()
@@ -108,58 +109,66 @@ def _kernel(
 
 
 def _add_of_state(
-    wg: Warpgroup, block: Block, rooms, states, of_met, flow: int, out: Float[Array, "64 n"]
+    wg: Warpgroup, block: Block, rooms, states, met: Met, flow: int, out: Float[Array, "64 n"]
 ) -> Float[Array, "64 n"]:
     """out with what comes by a flow. rooms: r as they come, log d, and one for a state."""
     r_, log_d, of_state = rooms
     state = block.own(of_state)
     block.fill_state(block.state(states, flow, block.part + flow), state)
-    mask = masks.decays_to_edge(wg.load_raw(block.only(of_met, anew=_NEAR + flow)), 1 - flow)
+    mask = masks.decays_to_edge(met(_NEAR + flow), 1 - flow)
     decayed = tokens.load(wg, r_).astype(jnp.float32) * tile.product_of_decays(wg, mask, log_d)
     return wg.add_product(out, decayed.astype(BFLOAT16), Operand(state).T)
 
 
+def _decays(
+    wg: Warpgroup, log_d: Operand, mask: masks.Mask, *past: tuple[masks.Mask, Operand]
+) -> BFloat16[Array, "64 n"]:
+    """Products of a tile's decays that a mask marks, and of other tiles'; a half of the channels
+    after the other, since registers are short.
+    """
+    halves = []
+    for part in wg.halves:
+        log_c = tile.log2_product(wg, mask, log_d.columns(*part))
+        for other_mask, other in past:
+            log_c = wg.add_product(log_c, tile.scaled(other_mask), other.columns(*part))
+        halves.append(jnp.exp2(log_c).astype(BFLOAT16))
+    return warp.joined(wg, halves)
+
+
 def _levels_beyond_sixteen(
-    wg: Warpgroup, block: Block, A: BFloat16[Array, "64 64"], rooms: Sequence, of_met
+    wg: Warpgroup, block: Block, A: BFloat16[Array, "64 64"], rooms: Sequence, met: Met
 ) -> BFloat16[Array, "64 64"]:
     """A with what tokens of a tile say to others than their sixteen.
 
     rooms: r and k as they come, log d, and one for decayed keys.
     """
-    meetings = wg.load_raw(block.only(of_met))
-
     def level(bit, A):
         r_, k_, log_d, keys = block.own(rooms, anew=bit)
-        mask = masks.decays_to_midpoint(wg, meetings, bit)
-        c = tile.product_of_decays(wg, mask, Operand(log_d)).astype(BFLOAT16)
+        mask = masks.decays_to_midpoint(wg, met(bit), bit)
+        c = _decays(wg, Operand(log_d), mask)
         wg.wait_for_readers()
         wg.store((Operand(keys), tokens.load(wg, k_) * c))
-        met = wg.product(tokens.load(wg, r_) * c, Operand(keys).T).astype(BFLOAT16)
-        return A + masks.of_bfloat16(masks.meet(wg, meetings, bit)) * met
+        scores = wg.product(tokens.load(wg, r_) * c, Operand(keys).T).astype(BFLOAT16)
+        return A + masks.of_bfloat16(masks.meet(wg, met(bit + _NEAR), bit)) * scores
 
     return lax.fori_loop(warp.LEVELS, block.levels, level, A)
 
 
 def _add_other_tiles(
-    wg: Warpgroup, block: Block, out: Float[Array, "64 n"], rooms: Sequence, of_met, totals
+    wg: Warpgroup, block: Block, out: Float[Array, "64 n"], rooms: Sequence, met: Met
 ) -> Float[Array, "64 n"]:
     """out with what the other tiles of the sequence say: one level or two more, whose halves are
     one tile or two.
 
-    rooms: r and k as they come, log d, one for decayed keys, and values; totals: logs of all of a
-    tile's decays.
+    rooms: r and k as they come, log d, one for decayed keys, and values.
     """
     index, tiles = block.index, wg.plan.tiles
     neighbour = index ^ 1
 
-    def log_c(left: Array, anew: int) -> Float[Array, "64 n"]:
-        met = wg.load_raw(block.only(of_met, anew=anew))
-        log_d = Operand(block.own(rooms[2], anew=anew))
-        return tile.log2_product(wg, masks.decays_to_edge(met, left), log_d)
-
-    def leave(log_c: Float[Array, "64 n"], anew: int) -> BFloat16[Array, "64 n"]:
+    def leave(left: Array, anew: int, *past: tuple[Array, Operand]) -> BFloat16[Array, "64 n"]:
         """The tile's r as they meet others; its keys for others to meet."""
-        c = jnp.exp2(log_c).astype(BFLOAT16)
+        log_d = Operand(block.own(rooms[2], anew=anew))
+        c = _decays(wg, log_d, masks.decays_to_edge(met(anew), left), *past)
         block.wait_for_all()  # until nobody reads the keys before these
         r_, k_, _, keys, _ = block.own(rooms, anew=anew)
         wg.write(Operand(keys), tokens.load(wg, k_) * c)
@@ -175,13 +184,13 @@ def _add_other_tiles(
             A = A * jnp.where(other < tiles, 1, 0).astype(BFLOAT16)
         return wg.add_product(out, A, values)
 
-    out = add(out, neighbour, leave(log_c(index & 1, _NEAR), _NEAR), _NEAR)
+    out = add(out, neighbour, leave(index & 1, _NEAR), _NEAR)
     if tiles == 2:
         return out
     # The outer two of four tiles have another one between them and the middle.
-    outer = jnp.where((index == 0) | (index == 3), 1.0, 0.0)
-    between = wg.load_row(block.of(jnp.minimum(neighbour, tiles - 1), totals, anew=_FAR))
-    r_far = leave(log_c(index >> 1, _FAR) + outer * between, _FAR)
+    outer = masks.everywhere(wg, (index == 0) | (index == 3))
+    _, _, between, *_ = block.of(jnp.minimum(neighbour, tiles - 1), rooms, anew=_FAR)
+    r_far = leave(index >> 1, _FAR, (outer, Operand(between)))
     first = 2 - (index & 2)
     # A loop, that the second one's scores wait for the first one's registers.
     return lax.fori_loop(0, 2, lambda i, out: add(out, first + i, r_far, i), out)

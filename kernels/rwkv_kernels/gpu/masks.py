@@ -23,7 +23,7 @@ A mask is float16, of zeros and ones; `of_bfloat16` gives it to what is bfloat16
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, BFloat16, Float16, Int
+from jaxtyping import Array, BFloat16, Bool, Float16, Int
 
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup
@@ -76,6 +76,11 @@ def decays_to_midpoint(
 def decays_to_edge(meetings: Mask, left: int | Array, *, transposed: bool = False) -> Mask:
     """Where the column's token lies beyond the row's: up to the tile's left edge (1), or right."""
     return _between_0_and_1(_number(2 * left - 1 if transposed else 1 - 2 * left) * meetings)
+
+
+def everywhere(wg: Warpgroup, marked: Bool[Array, ""]) -> Mask:
+    """1, or 0, everywhere: sums all of a tile's rows or none."""
+    return rows_from(wg) * jnp.where(marked, _number(1), _number(0))
 
 
 def rows_from(wg: Warpgroup, first: int = 0) -> Mask:

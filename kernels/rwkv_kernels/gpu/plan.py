@@ -86,7 +86,7 @@ class Plan:
         """state: the bytes of one, where there are states."""
         tile, square = 2 * TILE * self.head_size, 2 * TILE * TILE  # bytes of operands
         if kernel == "forward":
-            return 4 * tile + max(tile, state) + 4 * self.head_size * (self.tiles > 2)
+            return 4 * tile + max(tile, state)
         held = max(6 * tile, 5 * tile + 2 * square)
         return held + max(3 * tile + square, tile + 2 * state, 2 * tile + state) + square
 

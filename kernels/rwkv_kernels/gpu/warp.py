@@ -18,7 +18,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import arith
 from jaxlib.mlir.dialects import llvm
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, BFloat16, Float, Float16
 
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warpgroup import Warpgroup
@@ -160,6 +160,42 @@ def block_diagonal(wg: Warpgroup, d: BFloat16[Array, "64 16"]) -> BFloat16[Array
         return _of_registers(result.reshape(shape), d.layout)
 
     return spread(d)
+
+
+def with_other_sixteens(wg: Warpgroup, meetings: Float16[Array, "64 16"]) -> Float16[Array, "64 64"]:
+    """Meetings (`masks.meetings`) of all 64 tokens, by those of each token's sixteen.
+
+    A warp's tokens meet all of another sixteen at one level, that of 16 or of 32 tokens.
+    """
+    if wg.interpret is not None:
+        row, column = (wg.index(TILE, axis) // SIXTEEN for axis in (0, 1))
+        level = jnp.where(row ^ column == 1, LEVELS + 1, LEVELS + 2)
+        level = jnp.where(column > row, level, -level).astype(meetings.dtype)
+        return jnp.where(row == column, jnp.tile(meetings, (1, TILE // SIXTEEN)), level)
+
+    @_inline(1, TILE, meetings.dtype)
+    def spread(_, meetings):
+        i32, is_ = ir.IntegerType.get_signless(32), arith.CmpIPredicate
+        warp = arith.remui(mgpu.warp_idx(sync=False), mgpu.c(TILE // SIXTEEN, i32))
+        own = meetings.registers.reshape(2, 2)  # [their half, tokens' half]
+        pair = own[0, 0].type
+        result = np.empty((TILE // SIXTEEN, 2, 2), object)  # [sixteen, its half, tokens' half]
+        for i, of_one in enumerate(result):
+            sixteen = mgpu.c(i, i32)
+            here = arith.cmpi(is_.eq, warp, sixteen)
+            near = arith.cmpi(is_.eq, arith.xori(warp, sixteen), mgpu.c(1, i32))
+            later = arith.cmpi(is_.ult, warp, sixteen)
+            level = arith.select(
+                later,
+                arith.select(near, mgpu.c(LEVELS + 1.0, pair), mgpu.c(LEVELS + 2.0, pair)),
+                arith.select(near, mgpu.c(-LEVELS - 1.0, pair), mgpu.c(-LEVELS - 2.0, pair)),
+            )
+            for at, register in np.ndenumerate(own):
+                of_one[at] = arith.select(here, register, level)
+        shape = mgpu.WGMMA_LAYOUT.registers_shape((TILE, TILE))
+        return _of_registers(result.reshape(shape), meetings.layout)
+
+    return spread(meetings)
 
 
 def _played(formula: str, x: Array, y: Array, sums: Array | None) -> Array:
