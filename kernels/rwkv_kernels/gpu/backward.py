@@ -19,7 +19,7 @@ from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels.gpu import gradients, masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.gradients import Held, Rooms
+from rwkv_kernels.gpu.gradients import ASKED, SAID, Held, Rooms, Sides
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
@@ -49,19 +49,19 @@ def backward(
     wg = Warpgroup(plan, N, plan.warpgroups("backward"), interpret)
 
     tile_, square = wg.operand(N), wg.operand(TILE)  # as they lie in shared memory
-    # In turn: tokens as they come, and what is held of them; what levels work in, the row of du,
-    # what states are read with, and what has been found.
+    # In turn: tokens as they come, and what is held of them; what is worked with beside levels, what
+    # levels work in, and what has been found.
     came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     held = Held(tile_, tile_, tile_, tile_, logs, square, square)
     before_scores = held._replace(A=wg.numbers(TILE))  # what a token has with itself
     rooms = Rooms(tile_, tile_, tile_, square)
-    row = (wg.numbers(N),)
     state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
+    sides = Sides(tile_, wg.numbers(N), 2 * state)
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
         "came_or_held": wg.in_turn(came, tuple(held), tuple(before_scores)),
-        "work": wg.in_turn(tuple(rooms), row, (tile_, *state, *state), (*found, *state)),
+        "work": wg.in_turn(tuple(rooms), tuple(sides), (*found, *state)),
         "meetings_": wg.operand(TILE, dtype=FLOAT16),
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, "said": said, "asked": asked}
@@ -83,16 +83,18 @@ def _kernel(
     said, asked, flows, dr, dk, dv, dw, du, came_or_held, work, meetings_,
 ) -> None:  # fmt: skip
     of_came, of_held, (*_, with_itself_) = came_or_held
-    of_rooms, of_row, of_sides, of_found = work
-    of_held, of_rooms = Held(*of_held), Rooms(*of_rooms)
+    of_rooms, of_sides, of_found = work
+    of_held, of_rooms, of_sides = Held(*of_held), Rooms(*of_rooms), Sides(*of_sides)
     w_, r_, k_, v_, g_ = block.own(of_came)
-    held, rooms = block.own(of_held), block.own(of_rooms)
-    (row,) = block.own(of_row)
+    held, sides = block.own(of_held), block.own(of_sides)
     own_meetings = block.own(meetings_)
     i = block.part
 
     sources = ((r, r_), (k, k_), (v, v_), (g, g_), (w, w_))
     block.start([copy for x, to in sources for copy in block.tokens(x, i, to)])
+    if flows is not None:
+        for way, states, room in zip((SAID, ASKED), (said, asked), sides.states, strict=True):
+            way.start(block, states, room, 0, flows[0])
     block.wait()
     came = [tokens.load(wg, x) for x in (r_, k_, v_, g_)]
     log2_d = tile.log2_decay(wg, tokens.load(wg, w_), block.tokens_in(i))
@@ -105,18 +107,18 @@ def _kernel(
         wg.store((Operand(held.dA), wg.product(Operand(held.g), Operand(held.v).T)))
     of_itself = sixteens.diagonal(wg, warp.meet(wg, came[3], came[2]))
     with_itself, of_u, sums = gradients.of_tokens_themselves(
-        wg, held, Operand(rooms.Y), u.at[block.head], of_itself
+        wg, held, Operand(sides.room), u.at[block.head], of_itself
     )
     block.own(with_itself_)[...] = with_itself
     block.wait_for_all()
     for part, x in zip(wg.halves, of_u, strict=True):
-        row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
-    block.write_to(du.at[block.batch, i], [row], block.channel)
+        sides.row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
+    block.write_to(du.at[block.batch, i], [sides.row], block.channel)
     block.wait_for_all()
     sums = _each(
         flows,
         lambda flow, sums: gradients.through_flow(
-            wg, block, sums, of_held, of_sides, said, asked, meetings_, flow
+            wg, block, sums, of_held, of_sides, said, asked, meetings_, flow, flows[0]
         ),
         sums,
     )
@@ -138,6 +140,8 @@ def _kernel(
         for part, x in zip(wg.halves, sums, strict=True)
     ]
     block.wait_for_all()
+    if flows is not None:
+        ASKED.start(block, asked, *state, 0, flows[0])
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(i, (dr_, dr), (dk_, dk))
@@ -148,13 +152,8 @@ def _kernel(
     of_values = _of_values(wg, held, other_g)
     of_values = _each(
         flows,
-        lambda flow, of_values: block.unless_nothing_comes(
-            flow,
-            functools.partial(
-                _add_of_states, wg, block, of_held, Operand(*state), asked, meetings_, flow
-            ),
-            of_values,
-            against=True,
+        lambda flow, of_values: _add_of_flow(
+            wg, block, of_held, Operand(*state), asked, meetings_, flow, flows[0], of_values
         ),
         of_values,
     )
@@ -178,21 +177,27 @@ def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array
     return found
 
 
-def _add_of_states(
+def _add_of_flow(
     wg: Warpgroup, block: Block, of_held: Held, state: Operand, asked, of_met, flow: Array,
-    of_values: list[Array],
+    flows: Array, of_values: list[Array],
 ) -> list[Array]:  # fmt: skip
-    """of_values with what comes against a flow."""
-    anew = _LAST + flow
-    held = block.own(of_held, anew=anew).operands()
-    block.fill_state(block.state(asked, flow, block.part + 1 - flow), state.ref)
-    mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), flow)
-    decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
-    decayed = decayed.astype(BFLOAT16)
-    return [
-        wg.add_product(x, decayed, Operand(state.ref.at[pl.ds(*part)]).T)
-        for part, x in zip(wg.halves, of_values, strict=True)
-    ]
+    """of_values with what comes against a flow; leaves the next one's state on its way."""
+
+    def add(of_values: list[Array]) -> list[Array]:
+        anew = _LAST + flow
+        held = block.own(of_held, anew=anew).operands()
+        mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), ASKED.left(flow))
+        decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
+        decayed = decayed.astype(BFLOAT16)
+        block.wait_for_state(ASKED.number)
+        return [
+            wg.add_product(x, decayed, Operand(state.ref.at[pl.ds(*part)]).T)
+            for part, x in zip(wg.halves, of_values, strict=True)
+        ]
+
+    of_values = block.if_it_comes(flow, add, of_values, against=True)
+    ASKED.start(block, asked, state.ref, flow + 1, flows)
+    return of_values
 
 
 def _each(flows: Array | None, body: Callable[[Array, Any], Any], carry: Any) -> Any:

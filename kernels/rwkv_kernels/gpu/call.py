@@ -103,18 +103,22 @@ class Block:
         """The warpgroup's columns of a flow's state at a border, [N, width]."""
         return array.at[flow, self.batch, self.head, border, :, self.of_head]
 
-    def unless_nothing_comes(
-        self, flow: int | Array, add: Callable[[Any], Any], carry: Any, *, against: bool = False
-    ) -> Any:
-        """add(carry); or carry as it is, where the tile is the first on a flow's way, or with
-        `against` the last, and no state comes to it from there.
-
-        To a causal WKV's one flow states come everywhere, and the branch is always taken. It is one
-        all the same: the compiler works out nothing of it before, and has not the registers to.
+    def comes(self, flow: int | Array, *, against: bool = False) -> Array:
+        """Whether a state comes to the tile by a flow, or with `against` the other way: none to the
+        first on its way, or the last. To a causal WKV's one flow states come everywhere.
         """
         first = jnp.where((flow == 0) != against, 0, self.plan.tiles - 1)
-        nothing = jnp.int32(flow) > 0 if self.plan.causal else self.part == first
-        return lax.cond(nothing, lambda carry: carry, add, carry)
+        return jnp.int32(flow) == 0 if self.plan.causal else self.part != first
+
+    def if_it_comes(
+        self, flow: int | Array, add: Callable[[Any], Any], carry: Any, *, against: bool = False
+    ) -> Any:
+        """add(carry); or carry as it is, where no state `comes`.
+
+        Where it always does, there is a branch all the same: the compiler works out nothing of it
+        before, and has not the registers to.
+        """
+        return lax.cond(self.comes(flow, against=against), add, lambda carry: carry, carry)
 
     def start(self, copies: Sequence[tuple], stage: int | Array = 0) -> None:
         """Begins to copy tokens (source, target in shared memory): all that come to a stage."""
@@ -126,11 +130,14 @@ class Block:
         """Until all have come that `start` began to copy."""
         plgpu.barrier_wait(self._came.at[self.index + stage])
 
-    def fill_state(self, source, target) -> None:
-        """Copies a state into shared memory, and waits."""
+    def start_state(self, source, target, which: int = 0) -> None:
+        """Begins to copy a state into shared memory, one of two."""
         plgpu.commit_smem()  # all threads have read what is overwritten
-        plgpu.copy_gmem_to_smem(source, target, self._state_came.at[self.index])
-        plgpu.barrier_wait(self._state_came.at[self.index])
+        plgpu.copy_gmem_to_smem(source, target, self._state_came.at[2 * self.index + which])
+
+    def wait_for_state(self, which: int = 0) -> None:
+        """Until it has come."""
+        plgpu.barrier_wait(self._state_came.at[2 * self.index + which])
 
     def write(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
         """Copies tiles of tokens (source, array) to their places in main memory."""
@@ -213,7 +220,7 @@ def kernel_call(
     memory: Any = {
         "scratch": dict(scratch),
         "came": plgpu.Barrier(num_arrivals=copies, num_barriers=stages * wg.warpgroups),
-        "state_came": plgpu.Barrier(num_barriers=wg.warpgroups),
+        "state_came": plgpu.Barrier(num_barriers=2 * wg.warpgroups),
         "met": plgpu.Barrier(num_arrivals=wg.warpgroups) if many else None,
     }
     threads: dict[str, Any] = {}

@@ -37,6 +37,7 @@ def forward(
     """y; r, k, v bfloat16, w and u float32. states: of what comes from beyond each tile."""
     N = plan.head_size
     wg = Warpgroup(plan, N, plan.warpgroups("forward"), interpret)
+    flows = 1 if states is None else states.shape[0]
     state = (wg.operand(N, rows=N),) if plan.reads_states("forward") else ()
     scratch = {
         "of_r": wg.tokens(N, r.dtype),
@@ -44,8 +45,9 @@ def forward(
         "w_or_keys": wg.in_turn(
             wg.tokens(N, jnp.float32), (wg.operand(N, dtype=FLOAT16), wg.operand(N))
         ),
-        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), state),
+        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), state[: flows - 1]),
         "v_or_values": wg.in_turn(wg.tokens(N, v.dtype), (wg.operand(N),)),
+        "first_state": state,
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "states": states}
     inputs |= {"meetings": masks.meetings(warp.SIXTEEN)[None]}
@@ -59,16 +61,18 @@ def forward(
 
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, states, meetings, y,
-    of_r, w_or_keys, k_or_state, v_or_values,
+    of_r, w_or_keys, k_or_state, v_or_values, first_state,
 ) -> None:  # fmt: skip
     of_w, (of_log_d, of_keys) = w_or_keys
-    (of_k, of_state), (of_v, (of_values,)) = k_or_state, v_or_values
+    (of_k, second_state), (of_v, (of_values,)) = k_or_state, v_or_values
+    of_states = *first_state, *second_state
     r_, w_, k_, v_ = (block.own(x) for x in (of_r, of_w, of_k, of_v))
     log_d, values = (Operand(block.own(x)) for x in (of_log_d, of_values))
     i = block.part
 
     came = ((r, r_), (k, k_), (v, v_), (w, w_))
     block.start([copy for x, to in came for copy in block.tokens(x, i, to)])
+    _start(block, states, of_states, range(len(first_state)))
     block.wait()
     log2_d = tile.log2_decay(wg, tokens.load(wg, w_), block.tokens_in(i)).astype(FLOAT16)
     v_came = tokens.load(wg, v_)
@@ -94,30 +98,36 @@ def _kernel(
     A = warp.block_diagonal(wg, A)
     if wg.plan.levels > warp.LEVELS:
         A = _levels_beyond_sixteen(wg, block, A, (of_r, of_k, of_log_d, of_keys), met)
+    _start(block, states, of_states, range(1, len(of_states)))  # nobody reads k any more
     out = wg.product(A, values)
     if wg.warpgroups > 1:
         rooms = of_r, of_k, of_log_d, of_keys, of_values
         out = _add_other_tiles(wg, block, out, rooms, met)
-    for flow in range(0 if states is None else states.shape[0]):
-        add = functools.partial(
-            _add_of_state, wg, block, (r_, log_d, *of_state), states, met, flow
-        )
-        out = block.unless_nothing_comes(flow, add, out)
+    for flow, state in enumerate(of_states):
+        add = functools.partial(_add_of_state, wg, block, (r_, log_d, state), met, flow)
+        out = block.if_it_comes(flow, add, out)
     wg.wait_for_readers()
     tokens.write(wg, r_, out)
     block.write(i, (r_, y))
 
 
+def _start(block: Block, states, of_states: Sequence, flows: range) -> None:
+    """Begins to copy the states that come by flows, each to its room."""
+    for flow in flows:
+        state = block.state(states, flow, block.part + flow)
+        room = block.own(of_states[flow])
+        pl.when(block.comes(flow))(functools.partial(block.start_state, state, room, flow))
+
+
 def _add_of_state(
-    wg: Warpgroup, block: Block, rooms, states, met: Met, flow: int, out: Float[Array, "64 n"]
+    wg: Warpgroup, block: Block, rooms, met: Met, flow: int, out: Float[Array, "64 n"]
 ) -> Float[Array, "64 n"]:
-    """out with what comes by a flow. rooms: r as they come, log d, and one for a state."""
+    """out with what comes by a flow. rooms: r as they come, log d, and the state."""
     r_, log_d, of_state = rooms
-    state = block.own(of_state)
-    block.fill_state(block.state(states, flow, block.part + flow), state)
     mask = masks.decays_to_edge(met(_NEAR + flow), 1 - flow)
-    decayed = tokens.load(wg, r_).astype(jnp.float32) * tile.product_of_decays(wg, mask, log_d)
-    return wg.add_product(out, decayed.astype(BFLOAT16), Operand(state).T)
+    r_decayed = tokens.load(wg, r_) * _decays(wg, log_d, mask)
+    block.wait_for_state(flow)
+    return wg.add_product(out, r_decayed, Operand(block.own(of_state)).T)
 
 
 def _decays(

@@ -58,6 +58,19 @@ class Rooms(NamedTuple):
         return Rooms(*map(Operand, self))
 
 
+class Sides(NamedTuple):
+    """What is worked with beside levels: a part of a gradient [64, N], the gradient of u, float32
+    [N], and two states [N, N], or none.
+    """
+
+    room: Any
+    row: Any
+    states: Sequence[Any]
+
+    def operands(self) -> "Sides":
+        return Sides(Operand(self.room), self.row, [Operand(x) for x in self.states])
+
+
 def of_tokens_themselves(
     wg: Warpgroup, held: Held, room: Operand, u, of_itself: Float[Array, "64"]
 ) -> tuple[Float[Array, "64"], list[Array], list[Sums]]:
@@ -159,59 +172,99 @@ def through_other_tile(
     return _add_of_log(wg, sums, mask, E, X)
 
 
+class Way(NamedTuple):
+    """How tokens meet states that flow one way.
+
+    Attributes:
+      name: whose gradients come so: r meets what comes in at one border, and k leaves by the other.
+      by: what the state is multiplied with for them.
+      against: whether what is read comes from where the flow goes: the gradients of its states.
+      number: the state's and its room's.
+    """
+
+    name: str
+    by: str
+    against: bool
+    number: int
+
+    def left(self, flow: int | Array) -> int | Array:
+        """1 if the tokens' decays up to the tile's left edge act, 0 if those to the right."""
+        return flow if self.against else 1 - flow
+
+    def start(
+        self, block: Block, states, room, flow: int | Array, flows: int | Array
+    ) -> None:
+        """Begins to copy the state that a flow brings, if there is such a flow and one comes.
+
+        states: those at all borders, in main memory.
+        """
+        border = block.part + 1 - self.left(flow)
+        pl.when((flow < flows) & block.comes(flow, against=self.against))(
+            lambda: block.start_state(block.state(states, flow, border), room, self.number)
+        )
+
+
+SAID, ASKED = Way("r", "g", False, 0), Way("k", "v", True, 1)
+
+
 def through_flow(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Sequence,
-    said, asked, of_met, flow: int | Array,
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_sides: Sides, said, asked,
+    of_met, flow: Array, flows: Array,
 ) -> list[Sums]:  # fmt: skip
     """What comes past a tile's borders through states that flow one way, and passes the tile.
 
     said: what is said to the tile, and asked: the gradient of what goes on from it, states at all
-    borders in main memory; of_rooms: an operand, and rooms for both states.
+    borders in main memory, of which the flow's are on their way; leaves the next flow's on theirs.
     """
-    # r meets what comes in at one border, and k leaves by the other.
-    ways = (("r", "g", said, 1 - flow, 1), ("k", "v", asked, flow, 2))
-    anew = -4 * (1 + flow)
+    anew = -8 * (1 + flow)
 
-    def through(name, by, states, left, room, sums: list[Sums]) -> list[Sums]:
-        held = block.own(of_held, anew=anew + room).operands()
-        E, *rooms = map(Operand, block.own(of_rooms, anew=anew + room))
-        met = wg.load_raw(block.own(of_met, anew=anew + room))
-        block.fill_state(block.state(states, flow, block.part + 1 - left), rooms[room - 1].ref)
-        mask = masks.decays_to_edge(met, left)
+    def through(way: Way, sums: list[Sums]) -> list[Sums]:
+        here = anew + way.number
+        held, sides = (block.own(x, anew=here).operands() for x in (of_held, of_sides))
+        state = sides.states[way.number]
+        met = wg.load_raw(block.own(of_met, anew=here))
+        mask = masks.decays_to_edge(met, way.left(flow))
+        block.wait_for_state(way.number)
         new = []
         for part, x in zip(wg.halves, sums, strict=True):
-            own = getattr(held, name).columns(*part)
-            over = wg.product(getattr(held, by), rooms[room - 1].columns(*part))
+            own = getattr(held, way.name).columns(*part)
+            over = wg.product(getattr(held, way.by), state.columns(*part))
             over = over * tile.product_of_decays(wg, mask, held.log_d.columns(*part))
-            wg.write(E.columns(*part), over * wg.load(own.ref))
-            new.append(x._replace(**{name: getattr(x, name) + over}))
+            wg.write(sides.room.columns(*part), over * wg.load(own.ref))
+            new.append(x._replace(**{way.name: getattr(x, way.name) + over}))
         wg.store()
-        met = wg.load_raw(block.own(of_met, anew=anew - room))
-        return _add_of_log(wg, new, masks.decays_to_edge(met, left, transposed=True), E)
-
-    for way, against in zip(ways, (False, True), strict=True):
-        add = functools.partial(through, *way)
-        sums = block.unless_nothing_comes(flow, add, sums, against=against)
+        met = wg.load_raw(block.own(of_met, anew=here - 4))
+        mask = masks.decays_to_edge(met, way.left(flow), transposed=True)
+        return _add_of_log(wg, new, mask, sides.room)
 
     def passes(sums: list[Sums]) -> list[Sums]:
-        add = functools.partial(_through_whole_tile, wg, block, of_held, of_rooms, anew)
-        return block.unless_nothing_comes(flow, add, sums, against=True)
+        add = functools.partial(_through_whole_tile, wg, block, of_held, of_sides, anew)
+        return block.if_it_comes(flow, add, sums)
 
-    return block.unless_nothing_comes(flow, passes, sums)
+    def start_next(way: Way, states) -> None:
+        rooms = block.own(of_sides, anew=anew + 2 + way.number).states
+        way.start(block, states, rooms[way.number], flow + 1, flows)
+
+    sums = block.if_it_comes(flow, functools.partial(through, SAID), sums)
+    sums = block.if_it_comes(flow, functools.partial(through, ASKED), sums, against=True)
+    sums = block.if_it_comes(flow, passes, sums, against=True)
+    start_next(SAID, said)
+    start_next(ASKED, asked)
+    return sums
 
 
 def _through_whole_tile(
-    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Sequence, anew, sums: list[Sums]
+    wg: Warpgroup, block: Block, of_held: Held, of_sides: Sides, anew, sums: list[Sums]
 ) -> list[Sums]:
     """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
     new = []
     log_d = Operand(block.own(of_held, anew=anew).log_d)
-    E, said, asked = block.own(of_rooms, anew=anew)
+    own_room, _, states = block.own(of_sides, anew=anew)
     for part, x in zip(wg.halves, sums, strict=True):
-        columns, room = pl.ds(*part), Operand(E).columns(*part)
+        columns, room = pl.ds(*part), Operand(own_room).columns(*part)
         of_total, seen = wg.zeros(part[1]), 0
         for first in wg.plan.state_blocks:
-            passing = [wg.load(state.at[pl.ds(first, TILE), columns]) for state in (said, asked)]
+            passing = [wg.load(state.at[pl.ds(first, TILE), columns]) for state in states]
             wg.wait_for_readers()
             wg.store((room, passing[0] * passing[1]))
             mask = masks.of_bfloat16(masks.rows_from(wg, seen - first))

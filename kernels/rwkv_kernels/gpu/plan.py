@@ -11,6 +11,23 @@ KERNELS = ("states", "forward", "backward")
 _MOST_WARPGROUPS = {"forward": 4, "backward": 2}
 
 
+def parts(columns: int) -> tuple[int, ...]:
+    """How many channels of tokens as they come lie together: an odd number of eights.
+
+    So the same channels of eight tokens, which a warp reads at once, are in different banks of
+    shared memory. Whole rows of 64 or 128 channels would all begin in the same one.
+    """
+    if columns == 16:
+        return (columns,)
+    half = 8 * (columns // 16 | 1)
+    return half, columns - half
+
+
+def _room(count: int) -> int:
+    """Bytes that an array of so many takes: Mosaic begins each at a multiple of 1,024."""
+    return -(-count // 1024) * 1024
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The static shape of a call; hashable, since a kernel is compiled for it.
@@ -73,22 +90,26 @@ class Plan:
         """Bytes of shared memory that a block of a kernel takes, but for barriers."""
         if kernel == "states":
             return self._of_a_sweep() if self.stateful else 0
-        state = 2 * self.head_size**2 if self.reads_states(kernel) else 0
+        state = _room(2 * self.head_size**2) if self.reads_states(kernel) else 0
         return self.warpgroups(kernel) * self._of_a_tile(kernel, state)
 
     def _of_a_sweep(self) -> int:
         N, stages = self.head_size, self.tiling.sweep_stages
         width = N // self.tiling.sweep_blocks
         tile = 2 * TILE * N
-        return stages * (tile + 6 * TILE * width) + tile + 4 * TILE * width + 2 * N * width
+        rounded = sum(_room(2 * N * part) for part in parts(width))
+        return stages * (tile + 6 * TILE * width) + tile + 4 * TILE * width + rounded
 
     def _of_a_tile(self, kernel: str, state: int = 0) -> int:
         """state: the bytes of one, where there are states."""
         tile, square = 2 * TILE * self.head_size, 2 * TILE * TILE  # bytes of operands
         if kernel == "forward":
-            return 4 * tile + max(tile, state)
+            second = 0 if self.causal else state
+            return 4 * tile + max(tile, second) + state
         held = max(6 * tile, 5 * tile + 2 * square)
-        return held + max(3 * tile + square, tile + 2 * state, 2 * tile + state) + square
+        row = _room(4 * self.head_size) if state else 0
+        work = max(3 * tile + square, tile + row + 2 * state, 2 * tile + state)
+        return held + work + square
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""

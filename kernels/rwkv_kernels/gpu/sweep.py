@@ -21,8 +21,8 @@ from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.gpu import masks, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup, parts
+from rwkv_kernels.gpu.plan import TILE, Plan, parts
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
 
 def states(

@@ -1,5 +1,5 @@
 """Tiles of tokens in shared memory as they come from main memory and go to it: in rows, unswizzled,
-in parts of some channels each (`Warpgroup.parts`).
+in parts of some channels each (`plan.parts`).
 """
 
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Int
 
-from rwkv_kernels.gpu.plan import TILE, Plan
+from rwkv_kernels.gpu.plan import TILE, Plan, parts
 
 _WHOLE = ()  # an index: JAX 0.10 wants one, 0.11 lets it be left out
 BFLOAT16, FLOAT16 = jnp.bfloat16, jnp.float16
@@ -51,18 +51,6 @@ class Operand:
 
 
 Lhs = Float[Array, "64 k"] | Operand
-
-
-def parts(columns: int) -> tuple[int, ...]:
-    """How many channels of tokens as they come lie together: an odd number of eights.
-
-    So the same channels of eight tokens, which a warp reads at once, are in different banks of
-    shared memory. Whole rows of 64 or 128 channels would all begin in the same one.
-    """
-    if columns == 16:
-        return (columns,)
-    half = 8 * (columns // 16 | 1)
-    return half, columns - half
 
 
 @dataclasses.dataclass(frozen=True)
