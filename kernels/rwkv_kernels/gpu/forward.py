@@ -99,10 +99,10 @@ def _kernel(
     if wg.plan.levels > warp.LEVELS:
         A = _levels_beyond_sixteen(wg, block, A, (of_r, of_k, of_log_d, of_keys), met)
     _start(block, states, of_states, range(1, len(of_states)))  # nobody reads k any more
-    out = wg.product(A, values)
     if wg.warpgroups > 1:
-        rooms = of_r, of_k, of_log_d, of_keys, of_values
-        out = _add_other_tiles(wg, block, out, rooms, met)
+        out = _of_all_tiles(wg, block, A, (of_r, of_k, of_log_d, of_keys, of_values), met)
+    else:
+        out = wg.product(A, values)
     for flow, state in enumerate(of_states):
         add = functools.partial(_add_of_state, wg, block, (r_, log_d, state), met, flow)
         out = block.if_it_comes(flow, add, out)
@@ -164,10 +164,10 @@ def _levels_beyond_sixteen(
     return lax.fori_loop(warp.LEVELS, block.levels, level, A)
 
 
-def _add_other_tiles(
-    wg: Warpgroup, block: Block, out: Float[Array, "64 n"], rooms: Sequence, met: Met
+def _of_all_tiles(
+    wg: Warpgroup, block: Block, A: BFloat16[Array, "64 64"], rooms: Sequence, met: Met
 ) -> Float[Array, "64 n"]:
-    """out with what the other tiles of the sequence say: one level or two more, whose halves are
+    """A v, and what the other tiles of the sequence say: one level or two more, whose halves are
     one tile or two.
 
     rooms: r and k as they come, log d, one for decayed keys, and values.
@@ -194,9 +194,15 @@ def _add_other_tiles(
             A = A * jnp.where(other < tiles, 1, 0).astype(BFLOAT16)
         return wg.add_product(out, A, values)
 
-    out = add(out, neighbour, leave(index & 1, _NEAR), _NEAR)
+    def of_own_tile() -> Float[Array, "64 n"]:
+        return wg.product(A, Operand(block.own(rooms[4], anew=_NEAR)))
+
+    # In the order in which 128 registers suffice.
     if tiles == 2:
-        return out
+        out = of_own_tile()
+        return add(out, neighbour, leave(index, _NEAR), _NEAR)
+    r_near = leave(index & 1, _NEAR)
+    out = add(of_own_tile(), neighbour, r_near, _NEAR)
     # The outer two of four tiles have another one between them and the middle.
     outer = masks.everywhere(wg, (index == 0) | (index == 3))
     _, _, between, *_ = block.of(jnp.minimum(neighbour, tiles - 1), rooms, anew=_FAR)

@@ -225,6 +225,7 @@ def through_flow(
         met = wg.load_raw(block.own(of_met, anew=here))
         mask = masks.decays_to_edge(met, way.left(flow))
         block.wait_for_state(way.number)
+        wg.wait_for_readers()
         new = []
         for part, x in zip(wg.halves, sums, strict=True):
             own = getattr(held, way.name).columns(*part)
