@@ -224,7 +224,6 @@ def through_flow(
         state = sides.states[way.number]
         met = wg.load_raw(block.own(of_met, anew=here))
         mask = masks.decays_to_edge(met, way.left(flow))
-        block.wait_for_state(way.number)
         wg.wait_for_readers()
         new = []
         for part, x in zip(wg.halves, sums, strict=True):
@@ -242,14 +241,19 @@ def through_flow(
         add = functools.partial(_through_whole_tile, wg, block, of_held, of_sides, anew)
         return block.if_it_comes(flow, add, sums)
 
+    def wait(way: Way) -> None:
+        pl.when(block.comes(flow, against=way.against))(lambda: block.wait_for_state(way.number))
+
     def start_next(way: Way, states) -> None:
         rooms = block.own(of_sides, anew=anew + 2 + way.number).states
         way.start(block, states, rooms[way.number], flow + 1, flows)
 
+    wait(SAID)
     sums = block.if_it_comes(flow, functools.partial(through, SAID), sums)
-    sums = block.if_it_comes(flow, functools.partial(through, ASKED), sums, against=True)
+    wait(ASKED)
     sums = block.if_it_comes(flow, passes, sums, against=True)
     start_next(SAID, said)
+    sums = block.if_it_comes(flow, functools.partial(through, ASKED), sums, against=True)
     start_next(ASKED, asked)
     return sums
 
