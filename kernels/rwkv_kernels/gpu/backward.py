@@ -97,7 +97,7 @@ def _kernel(
             way.start(block, states, room, 0, flows[0])
     block.wait()
     came = [tokens.load(wg, x) for x in (r_, k_, v_, g_)]
-    log2_d = tile.log2_decay(wg, tokens.load(wg, w_), block.tokens_in(i))
+    log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
     block.wait_for_all()
     wg.store(
         *((Operand(to), x) for to, x in zip((*held[:4], held.log_d), (*came, log2_d), strict=True)),

@@ -39,54 +39,56 @@ def forward(
     wg = Warpgroup(plan, N, plan.warpgroups("forward"), interpret)
     flows = 1 if states is None else states.shape[0]
     state = (wg.operand(N, rows=N),) if plan.reads_states("forward") else ()
+    operand = (wg.operand(N),)
     scratch = {
-        "of_r": wg.tokens(N, r.dtype),
-        # In turn: tokens as they come, and what products read.
+        # In turn: tokens as they come, or go, and as they are read.
+        "of_r": wg.in_turn(wg.tokens(N, r.dtype), operand),
         "w_or_keys": wg.in_turn(
-            wg.tokens(N, jnp.float32), (wg.operand(N, dtype=FLOAT16), wg.operand(N))
+            wg.tokens(N, jnp.float32), (wg.operand(N, dtype=FLOAT16), *operand)
         ),
-        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), state[: flows - 1]),
-        "v_or_values": wg.in_turn(wg.tokens(N, v.dtype), (wg.operand(N),)),
+        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), operand, state[: flows - 1]),
+        "of_v": wg.in_turn(wg.tokens(N, v.dtype), operand),
         "first_state": state,
     }
+    copies = sum(len(wg.tokens(N, x.dtype)) for x in (r, k, v, w))
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "states": states}
     inputs |= {"meetings": masks.meetings(warp.SIXTEEN)[None]}
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs,
         {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
-        grid=(r.shape[0], u.shape[0], plan.tiles), copies=4 * len(scratch["of_r"]),
+        grid=(r.shape[0], u.shape[0], plan.tiles), copies=copies,
         name="wkv6_forward",
     )["y"]  # fmt: skip
 
 
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, states, meetings, y,
-    of_r, w_or_keys, k_or_state, v_or_values, first_state,
+    of_r, w_or_keys, k_or_state, of_v, first_state,
 ) -> None:  # fmt: skip
-    of_w, (of_log_d, of_keys) = w_or_keys
-    (of_k, second_state), (of_v, (of_values,)) = k_or_state, v_or_values
+    (r_came, (of_r,)), (v_came, (of_v,)) = of_r, of_v
+    (w_came, (of_log_d, of_keys)), (k_came, (of_k,), second_state) = w_or_keys, k_or_state
     of_states = *first_state, *second_state
-    r_, w_, k_, v_ = (block.own(x) for x in (of_r, of_w, of_k, of_v))
-    log_d, values = (Operand(block.own(x)) for x in (of_log_d, of_values))
+    y_, *rest = (block.own(x) for x in (r_came, k_came, v_came, w_came))
+    log_d = Operand(block.own(of_log_d))
     i = block.part
 
-    came = ((r, r_), (k, k_), (v, v_), (w, w_))
-    block.start([copy for x, to in came for copy in block.tokens(x, i, to)])
+    places = zip((r, k, v, w), (y_, *rest), strict=True)
+    block.start([copy for x, to in places for copy in block.tokens(x, i, to)])
     _start(block, states, of_states, range(len(first_state)))
     block.wait()
-    log2_d = tile.log2_decay(wg, tokens.load(wg, w_), block.tokens_in(i)).astype(FLOAT16)
-    v_came = tokens.load(wg, v_)
+    came = [tokens.load(wg, x) for x in (y_, *rest[:2])]
+    log2_d = tile.log2_decay(wg, rest[2], block.tokens_in(i))
     block.wait_for_all()
-    wg.write(values, v_came)
+    for to, x in zip((of_r, of_k, of_v), came, strict=True):
+        wg.write(Operand(block.own(to)), x)
     wg.write(log_d, log2_d)
-    r_came = tokens.load(wg, r_)
-    with_itself = tile.with_itself(wg, r_came, tokens.load(wg, k_), u.at[block.head])
-    by_sixteen = sixteens.sixteens(wg, r_came)
+    r_, k_ = (wg.load_raw(block.own(x)) for x in (of_r, of_k))
+    with_itself = tile.with_itself(wg, r_, k_, u.at[block.head])
+    by_sixteen = sixteens.sixteens(wg, r_)
 
     def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
         again = block.own(of_k, anew=bit)  # with k in registers, too, a block less would fit
-        for at, r in enumerate(by_sixteen):
-            yield r, tokens.load(wg, again, at * warp.SIXTEEN, warp.SIXTEEN)
+        yield from zip(by_sixteen, sixteens.of_operand(wg, Operand(again)), strict=True)
 
     def met(anew: int) -> Float16[Array, "64 64"]:
         """Made again where it is wanted: it would be in too many registers."""
@@ -100,15 +102,15 @@ def _kernel(
         A = _levels_beyond_sixteen(wg, block, A, (of_r, of_k, of_log_d, of_keys), met)
     _start(block, states, of_states, range(1, len(of_states)))  # nobody reads k any more
     if wg.warpgroups > 1:
-        out = _of_all_tiles(wg, block, A, (of_r, of_k, of_log_d, of_keys, of_values), met)
+        out = _of_all_tiles(wg, block, A, (of_r, of_k, of_log_d, of_keys, of_v), met)
     else:
-        out = wg.product(A, values)
+        out = wg.product(A, Operand(block.own(of_v)))
     for flow, state in enumerate(of_states):
-        add = functools.partial(_add_of_state, wg, block, (r_, log_d, state), met, flow)
+        add = functools.partial(_add_of_state, wg, block, (block.own(of_r), log_d, state), met, flow)
         out = block.if_it_comes(flow, add, out)
-    wg.wait_for_readers()
-    tokens.write(wg, r_, out)
-    block.write(i, (r_, y))
+    block.wait_for_all()
+    tokens.write(wg, y_, out)
+    block.write(i, (y_, y))
 
 
 def _start(block: Block, states, of_states: Sequence, flows: range) -> None:
@@ -122,10 +124,10 @@ def _start(block: Block, states, of_states: Sequence, flows: range) -> None:
 def _add_of_state(
     wg: Warpgroup, block: Block, rooms, met: Met, flow: int, out: Float[Array, "64 n"]
 ) -> Float[Array, "64 n"]:
-    """out with what comes by a flow. rooms: r as they come, log d, and the state."""
+    """out with what comes by a flow. rooms: r, log d, and the state."""
     r_, log_d, of_state = rooms
     mask = masks.decays_to_edge(met(_NEAR + flow), 1 - flow)
-    r_decayed = tokens.load(wg, r_) * _decays(wg, log_d, mask)
+    r_decayed = wg.load_raw(r_) * _decays(wg, log_d, mask)
     block.wait_for_state(flow)
     return wg.add_product(out, r_decayed, Operand(block.own(of_state)).T)
 
@@ -150,15 +152,15 @@ def _levels_beyond_sixteen(
 ) -> BFloat16[Array, "64 64"]:
     """A with what tokens of a tile say to others than their sixteen.
 
-    rooms: r and k as they come, log d, and one for decayed keys.
+    rooms: r, k, log d, and one for decayed keys.
     """
     def level(bit, A):
         r_, k_, log_d, keys = block.own(rooms, anew=bit)
         mask = masks.decays_to_midpoint(wg, met(bit), bit)
         c = _decays(wg, Operand(log_d), mask)
         wg.wait_for_readers()
-        wg.store((Operand(keys), tokens.load(wg, k_) * c))
-        scores = wg.product(tokens.load(wg, r_) * c, Operand(keys).T).astype(BFLOAT16)
+        wg.store((Operand(keys), wg.load_raw(k_) * c))
+        scores = wg.product(wg.load_raw(r_) * c, Operand(keys).T).astype(BFLOAT16)
         return A + masks.of_bfloat16(masks.meet(wg, met(bit + _NEAR), bit)) * scores
 
     return lax.fori_loop(warp.LEVELS, block.levels, level, A)
@@ -170,7 +172,7 @@ def _of_all_tiles(
     """A v, and what the other tiles of the sequence say: one level or two more, whose halves are
     one tile or two.
 
-    rooms: r and k as they come, log d, one for decayed keys, and values.
+    rooms: r, k, log d, one for decayed keys, and v.
     """
     index, tiles = block.index, wg.plan.tiles
     neighbour = index ^ 1
@@ -181,8 +183,8 @@ def _of_all_tiles(
         c = _decays(wg, log_d, masks.decays_to_edge(met(anew), left), *past)
         block.wait_for_all()  # until nobody reads the keys before these
         r_, k_, _, keys, _ = block.own(rooms, anew=anew)
-        wg.write(Operand(keys), tokens.load(wg, k_) * c)
-        r_decayed = tokens.load(wg, r_) * c
+        wg.write(Operand(keys), wg.load_raw(k_) * c)
+        r_decayed = wg.load_raw(r_) * c
         block.wait_for_all()
         return r_decayed
 

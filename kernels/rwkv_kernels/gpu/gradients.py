@@ -108,10 +108,7 @@ def through_levels(
 
     def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
         held = block.own(of_held, anew=bit).operands()
-        width = wg.swizzle // 2  # of memory's blocks, which are not cut
-        for first in range(0, wg.width, width):
-            r, k = (wg.load_raw(x.columns(first, width).ref) for x in (held.r, held.k))
-            yield from zip(sixteens.sixteens(wg, r), sixteens.sixteens(wg, k), strict=True)
+        yield from zip(*(sixteens.of_operand(wg, x) for x in (held.r, held.k)), strict=True)
 
     held = block.own(of_held, anew=_SIXTEENS)
     v, g, log_d = (wg.load_raw(x) for x in (held.v, held.g, held.log_d))

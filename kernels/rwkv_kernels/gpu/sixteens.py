@@ -14,7 +14,7 @@ from jaxtyping import Array, BFloat16, Bool, Float, Float16, Int
 from rwkv_kernels.gpu import masks, warp
 from rwkv_kernels.gpu.sums import Sums
 from rwkv_kernels.gpu.tile import scaled
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
 
 # Gives r and k, bfloat16 [64, 16], sixteen channels after the other; anew for each level, since
 # registers are short.
@@ -131,3 +131,10 @@ def sixteens(wg: Warpgroup, x: Float[Array, "64 n"]) -> list[Float[Array, "64 16
     """Its columns, sixteen at a time."""
     firsts = range(0, x.shape[1], warp.SIXTEEN)
     return [warp.columns(wg, x, first, warp.SIXTEEN) for first in firsts]
+
+
+def of_operand(wg: Warpgroup, x: Operand) -> Iterator[Float[Array, "64 16"]]:
+    """The columns of a tile in shared memory, sixteen at a time."""
+    width = wg.swizzle // 2  # of memory's blocks, which are not cut
+    for first in range(0, wg.width, width):
+        yield from sixteens(wg, wg.load_raw(x.columns(first, width).ref))

@@ -103,7 +103,7 @@ def _sweep(
         "log_d": wg.operand(wg.width, dtype=FLOAT16),
         "left": wg.operand(N),
         "right": wg.operand(wg.width),
-        "rounded": tuple(plgpu.SMEM((N, part), BFLOAT16) for part in parts(wg.width)),
+        "rounded": tuple(plgpu.SMEM((N, part), BFLOAT16) for part in parts(wg.width, 2)),
     }
     heads = (flows, B, C // N)
     outputs = {}
@@ -184,7 +184,7 @@ def _kernel(
         block.wait(stage)
         wg.wait_for_readers()
         wg.store(
-            (log_d, tile.log2_decay(wg, load(w_, stage), block.tokens_in(i))),
+            (log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i))),
             (left, load(values_, stage, plan.head_size)),
         )
         decayed = load(keys_, stage).astype(jnp.float32) * tile.product_of_decays(wg, to_edge, log_d)

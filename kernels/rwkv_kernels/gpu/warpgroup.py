@@ -250,7 +250,8 @@ class Warpgroup:
         Not swizzled: a tile that main memory's rows end in is filled up with zeros only so.
         """
         count = self.warpgroups if stages is None else stages
-        return tuple(plgpu.SMEM((count, TILE, part), dtype) for part in parts(columns))
+        of_one = parts(columns, jnp.dtype(dtype).itemsize)
+        return tuple(plgpu.SMEM((count, TILE, part), dtype) for part in of_one)
 
     def in_turn(self, *groups: Sequence[Any]) -> Any:
         """Shared memory for groups that are never in use at the same time: the room of the largest.
