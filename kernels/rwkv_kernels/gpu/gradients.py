@@ -221,7 +221,6 @@ def through_flow(
         state = sides.states[way.number]
         met = wg.load_raw(block.own(of_met, anew=here))
         mask = masks.decays_to_edge(met, way.left(flow))
-        wg.wait_for_readers()
         new = []
         for part, x in zip(wg.halves, sums, strict=True):
             own = getattr(held, way.name).columns(*part)
@@ -232,7 +231,9 @@ def through_flow(
         wg.store()
         met = wg.load_raw(block.own(of_met, anew=here - 4))
         mask = masks.decays_to_edge(met, way.left(flow), transposed=True)
-        return _add_of_log(wg, new, mask, sides.room)
+        new = _add_of_log(wg, new, mask, sides.room)
+        wg.wait_for_readers()  # here, and not where the room is written: JAX 0.11's registers suffice
+        return new
 
     def passes(sums: list[Sums]) -> list[Sums]:
         add = functools.partial(_through_whole_tile, wg, block, of_held, of_sides, anew)
@@ -274,6 +275,7 @@ def _through_whole_tile(
             seen = first + TILE
         all_of_it = tile.log2_product(wg, masks.rows_from(wg), log_d.columns(*part))
         new.append(x._replace(log_d=x.log_d + of_total * jnp.exp2(all_of_it)))
+    wg.wait_for_readers()
     return new
 
 
