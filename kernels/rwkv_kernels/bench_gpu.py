@@ -93,10 +93,6 @@ def timed(compiled, inputs, calls: int) -> Time:
     return Time(statistics.median(sum(of_call.values()) for of_call in each), median)
 
 
-def milliseconds(function, inputs, calls: int) -> float:
-    return timed(jax.jit(function).lower(*inputs).compile(), inputs, calls).total
-
-
 def implementations(shape: WkvShape) -> list[str]:
     """Those that serve a shape here, in the memory there is."""
     call = Call("bi_wkv6", platform(), shape.tokens, jnp.dtype(jnp.bfloat16), device_kind())
@@ -109,7 +105,9 @@ def implementations(shape: WkvShape) -> list[str]:
 
 
 def compile_all(shapes: Sequence[WkvShape]) -> dict[tuple[str, str, int], Any]:
-    """By shape's name, implementation, and how many inputs: five forward, six for both."""
+    """By shape's name, implementation, and how many inputs: five forward, six for both. The error
+    in the place of what does not compile.
+    """
 
     def compiled(job: tuple[WkvShape, str, int]):
         shape, name, count = job
@@ -122,7 +120,10 @@ def compile_all(shapes: Sequence[WkvShape]) -> dict[tuple[str, str, int], Any]:
         )  # fmt: skip
         function = forward(name) if count == 5 else forward_backward(name)
         inputs = (token, token, token, w, u, token)[:count]
-        return jax.jit(function).lower(*inputs).compile()
+        try:
+            return jax.jit(function).lower(*inputs).compile()
+        except jax.errors.JaxRuntimeError as error:  # others still have their row
+            return error
 
     jobs = [(x, name, count) for x in shapes for name in implementations(x) for count in (5, 6)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -134,10 +135,20 @@ def compile_all(shapes: Sequence[WkvShape]) -> dict[tuple[str, str, int], Any]:
 def table(shape: WkvShape, programs, rivals: dict[str, list[float]], calls: int) -> list[str]:
     once, back = roofline(shape)
     inputs = arguments(shape)
-    times = {
-        name: [timed(programs[shape.name, name, n], inputs[:n], calls) for n in (5, 6)]
-        for name in implementations(shape)
-    }
+    times: dict[str, list[Time]] = {}
+    left_out = []
+    for name in implementations(shape):
+        try:
+            of_name = [programs[shape.name, name, n] for n in (5, 6)]
+            for program in of_name:
+                if isinstance(program, Exception):
+                    raise program
+            times[name] = [
+                timed(program, inputs[:n], calls)
+                for n, program in zip((5, 6), of_name, strict=True)
+            ]
+        except jax.errors.JaxRuntimeError as error:
+            left_out.append(f"\nLeft out: {name}, {str(error).splitlines()[0]}")
     rows = {name: (f.total, both.total) for name, (f, both) in times.items()}
     rows |= {name: (found[0], found[1]) for name, found in rivals.items()}
     lines = [
@@ -156,7 +167,7 @@ def table(shape: WkvShape, programs, rivals: dict[str, list[float]], calls: int)
     for what, time in zip(("forward", "both"), times.get("pallas_gpu", ()), strict=False):
         parts = ", ".join(f"{name} {ms:.3f}" for name, ms in time.kernels.items())
         lines.append(f"\nKernels, {what}: {parts}.")
-    return lines
+    return lines + left_out
 
 
 def main() -> None:

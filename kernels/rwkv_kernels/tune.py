@@ -1,9 +1,9 @@
 """The quickest tile choices for the Hopper kernels, found by trying: `make tune`.
 
 What can be chosen is how a sequence is swept for the states between its tiles; one of up to two
-tiles has none. Value and gradients are timed as a whole by the GPU's own clock (CUPTI), medians of
-calls after one that is not timed. What is quickest goes to `gpu/tuned.json`, where every later call
-of that device, shape and dtype finds it.
+tiles has none. A sweep both ways is timed by the GPU's own clock (CUPTI), medians of calls after
+one that is not timed; all choices are compiled before, side by side. What is quickest goes to
+`gpu/tuned.json`, where every later call of that device, shape and dtype finds it.
 
 Without a GPU nothing can be timed. `--static` ranks the choices by what the compiler makes of them
 (extra `aot`): no spills first, then the most warps that are at work on a multiprocessor. That is
@@ -13,20 +13,26 @@ python -m rwkv_kernels.tune [--static] [--shape B,T,H,N ...] [--out FILE.json]
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import functools
 import json
+import os
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import tqdm
 
-from rwkv_kernels import bench_gpu_static, pallas_gpu
+from rwkv_kernels import bench_gpu_static
 from rwkv_kernels.bench import save
-from rwkv_kernels.bench_gpu import SHAPES, arguments, milliseconds
+from rwkv_kernels.bench_gpu import SHAPES, arguments, timed
+from rwkv_kernels.gpu import tiling as tilings
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.tiling import Tiling, sweeps
+from rwkv_kernels.gpu.sweep import states
+from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.platforms import device_kind, platform
 from rwkv_kernels.shapes import WkvShape
 
@@ -38,20 +44,29 @@ def choices(shape: Shape, tiling: Tiling) -> list[Tiling]:
     _, T, _, N = shape
     if not Plan(T, N, False, tiling).stateful:
         return [tiling]
-    every = sweeps(tiling, N, -(-T // TILE))
+    every = tilings.sweeps(tiling, N, -(-T // TILE))
     return [x for x in every if not Plan(T, N, False, x).unservable()]
 
 
-def measure(shape: Shape, tiling: Tiling, calls: int) -> float:
-    """Milliseconds of value and gradients."""
+def compile_sweep(shape: Shape, tiling: Tiling) -> jax.stages.Compiled:
+    """What there is to choose of a call, of v, k and w."""
+    B, T, H, N = shape
+    plan = Plan(T, N, False, tiling)
 
-    def both(r, k, v, w, u, g):
-        y, pullback = jax.vjp(
-            lambda *inputs: pallas_gpu.bi_wkv6(*inputs, tiling=tiling), r, k, v, w, u
-        )
-        return y, *pullback(g)
+    def both_ways(v, k, w):
+        return states(plan, v, k, w, None, leftwards=(False, True))
 
-    return milliseconds(both, arguments(WkvShape("", *shape)), calls)
+    flat = (B, T, H * N)
+    v, w = (jax.ShapeDtypeStruct(flat, dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    return jax.jit(both_ways).lower(v, v, w).compile()
+
+
+def measure(shape: Shape, sweep: jax.stages.Compiled, calls: int) -> float:
+    """Milliseconds."""
+    _, k, v, w, _, _ = arguments(WkvShape("", *shape))
+    B, T, _, _ = shape
+    inputs = [x.reshape(B, T, -1) for x in (v, k, w)]  # [B, T, H, N] -> [B, T, H * N]
+    return timed(sweep, inputs, calls).total
 
 
 def search(shape: Shape, calls: int) -> Tiling | None:
@@ -60,7 +75,10 @@ def search(shape: Shape, calls: int) -> Tiling | None:
     if len(tried) == 1:
         print(f"{list(shape)}: nothing to choose")
         return None
-    times = {x: measure(shape, x, calls) for x in tqdm.tqdm(tried, str(list(shape)), leave=False)}
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiled = pool.map(functools.partial(compile_sweep, shape), tried)
+        sweeps = list(tqdm.tqdm(compiled, f"compile {list(shape)}", len(tried), leave=False))
+    times = {x: measure(shape, sweep, calls) for x, sweep in zip(tried, sweeps, strict=True)}
     for x, time in times.items():
         print(f"{list(shape)}: {time:.3f} ms, {x}", flush=True)
     return min(times, key=times.__getitem__)

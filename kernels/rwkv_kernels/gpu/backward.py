@@ -49,8 +49,8 @@ def backward(
     wg = Warpgroup(plan, N, plan.warpgroups("backward"), interpret)
 
     tile_, square = wg.operand(N), wg.operand(TILE)  # as they lie in shared memory
-    # In turn: tokens as they come, and what is held of them; what is worked with beside levels, what
-    # levels work in, and what has been found.
+    # In turn: tokens as they come, and what is held of them; what levels work in, what is worked
+    # with beside levels, and what has been found.
     came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     held = Held(tile_, tile_, tile_, tile_, logs, square, square)
@@ -141,7 +141,7 @@ def _kernel(
     ]
     block.wait_for_all()
     if flows is not None:
-        ASKED.start(block, asked, *state, 0, flows[0])
+        ASKED.start(block, asked, state[0], 0, flows[0])
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(i, (dr_, dr), (dk_, dk))

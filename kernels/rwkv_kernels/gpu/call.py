@@ -95,8 +95,7 @@ class Block:
         rows = pl.ds(TILE * tile, TILE)
         first = self.head * self.plan.head_size if whole else self.channel
         return [
-            (array.at[self.batch, rows, channels], part)
-            for part, channels in _beside(to, first)
+            (array.at[self.batch, rows, channels], part) for part, channels in _beside(to, first)
         ]
 
     def state(self, array, flow: int | Array, border: int | Array):
@@ -157,9 +156,7 @@ class Block:
             pl.when(tile < last)(lambda: copy(TILE))
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
-    def write_to(
-        self, target, source: Parts, first: int | Array, *, arrived: bool = False
-    ) -> None:
+    def write_to(self, target, source: Parts, first: int | Array, *, arrived: bool = False) -> None:
         """Copies parts that lie side by side to main memory, to its last axis from `first` on, and
         waits until they have been read, or have arrived.
         """

@@ -68,20 +68,21 @@ def _kernel(
     (r_came, (of_r,)), (v_came, (of_v,)) = of_r, of_v
     (w_came, (of_log_d, of_keys)), (k_came, (of_k,), second_state) = w_or_keys, k_or_state
     of_states = *first_state, *second_state
-    y_, *rest = (block.own(x) for x in (r_came, k_came, v_came, w_came))
+    r_, k_, v_, w_ = block.own((r_came, k_came, v_came, w_came))
     log_d = Operand(block.own(of_log_d))
     i = block.part
 
-    places = zip((r, k, v, w), (y_, *rest), strict=True)
+    places = ((r, r_), (k, k_), (v, v_), (w, w_))
     block.start([copy for x, to in places for copy in block.tokens(x, i, to)])
     _start(block, states, of_states, range(len(first_state)))
     block.wait()
-    came = [tokens.load(wg, x) for x in (y_, *rest[:2])]
-    log2_d = tile.log2_decay(wg, rest[2], block.tokens_in(i))
+    came = [tokens.load(wg, x) for x in (r_, k_, v_)]
+    log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
     block.wait_for_all()
     for to, x in zip((of_r, of_k, of_v), came, strict=True):
         wg.write(Operand(block.own(to)), x)
     wg.write(log_d, log2_d)
+    # Read again: held on to, they would be in too many registers.
     r_, k_ = (wg.load_raw(block.own(x)) for x in (of_r, of_k))
     with_itself = tile.with_itself(wg, r_, k_, u.at[block.head])
     by_sixteen = sixteens.sixteens(wg, r_)
@@ -106,9 +107,11 @@ def _kernel(
     else:
         out = wg.product(A, Operand(block.own(of_v)))
     for flow, state in enumerate(of_states):
-        add = functools.partial(_add_of_state, wg, block, (block.own(of_r), log_d, state), met, flow)
+        rooms = block.own(of_r), log_d, state
+        add = functools.partial(_add_of_state, wg, block, rooms, met, flow)
         out = block.if_it_comes(flow, add, out)
     block.wait_for_all()
+    y_ = block.own(r_came)
     tokens.write(wg, y_, out)
     block.write(i, (y_, y))
 
@@ -154,6 +157,7 @@ def _levels_beyond_sixteen(
 
     rooms: r, k, log d, and one for decayed keys.
     """
+
     def level(bit, A):
         r_, k_, log_d, keys = block.own(rooms, anew=bit)
         mask = masks.decays_to_midpoint(wg, met(bit), bit)

@@ -102,8 +102,8 @@ def through_levels(
 ) -> list[Sums]:  # fmt: skip
     """What a tile's tokens say to one another. Leaves the scores in the room of A.
 
-    of_with_itself: r . u . k, in shared memory, where scores will be; of_sixteen: meetings of each token's sixteen, in
-    main memory; of_met: those of all, in shared memory.
+    of_with_itself: r . u . k, in shared memory, where scores will be; of_sixteen: meetings of each
+    token's sixteen, in main memory; of_met: those of all, in shared memory.
     """
 
     def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
@@ -188,9 +188,7 @@ class Way(NamedTuple):
         """1 if the tokens' decays up to the tile's left edge act, 0 if those to the right."""
         return flow if self.against else 1 - flow
 
-    def start(
-        self, block: Block, states, room, flow: int | Array, flows: int | Array
-    ) -> None:
+    def start(self, block: Block, states, room, flow: int | Array, flows: int | Array) -> None:
         """Begins to copy the state that a flow brings, if there is such a flow and one comes.
 
         states: those at all borders, in main memory.
@@ -232,7 +230,7 @@ def through_flow(
         met = wg.load_raw(block.own(of_met, anew=here - 4))
         mask = masks.decays_to_edge(met, way.left(flow), transposed=True)
         new = _add_of_log(wg, new, mask, sides.room)
-        wg.wait_for_readers()  # here, and not where the room is written: JAX 0.11's registers suffice
+        wg.wait_for_readers()  # here, not where the room is written: registers suffice so
         return new
 
     def passes(sums: list[Sums]) -> list[Sums]:

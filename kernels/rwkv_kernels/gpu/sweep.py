@@ -187,8 +187,8 @@ def _kernel(
             (log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i))),
             (left, load(values_, stage, plan.head_size)),
         )
-        decayed = load(keys_, stage).astype(jnp.float32) * tile.product_of_decays(wg, to_edge, log_d)
-        wg.store((right, decayed))
+        of_keys = load(keys_, stage).astype(jnp.float32)
+        wg.store((right, of_keys * tile.product_of_decays(wg, to_edge, log_d)))
         log_total = warp.first_row(wg, tile.log2_product(wg, across, log_d))
         total = wg.spread(jnp.exp2(log_total), 1, block.width)
         state = [

@@ -18,9 +18,8 @@ def load(
     wg: Warpgroup, tile: Parts, first: int = 0, count: int | None = None
 ) -> Float[Array, "64 count"]:
     """Some of a tile's channels, or all, in the dtype they have."""
-    pieces = [
-        wg.load_raw(piece) for piece, _ in _pieces(tile, first, wg.width if count is None else count)
-    ]
+    count = wg.width if count is None else count
+    pieces = [wg.load_raw(piece) for piece, _ in _pieces(tile, first, count)]
     return pieces[0] if len(pieces) == 1 else warp.joined(wg, pieces)
 
 

@@ -162,7 +162,9 @@ def block_diagonal(wg: Warpgroup, d: BFloat16[Array, "64 16"]) -> BFloat16[Array
     return spread(d)
 
 
-def with_other_sixteens(wg: Warpgroup, meetings: Float16[Array, "64 16"]) -> Float16[Array, "64 64"]:
+def with_other_sixteens(
+    wg: Warpgroup, meetings: Float16[Array, "64 16"]
+) -> Float16[Array, "64 64"]:
     """Meetings (`masks.meetings`) of all 64 tokens, by those of each token's sixteen.
 
     A warp's tokens meet all of another sixteen at one level, that of 16 or of 32 tokens.

@@ -65,9 +65,7 @@ def _printed(*wanted: str) -> Iterator[list[str]]:
             result.append(file.read().decode(errors="replace"))
 
 
-def kernel_call(
-    body, wg, inputs, outputs, scratch, *, name, down: bool, lazy: bool, log, **how
-):
+def kernel_call(body, wg, inputs, outputs, scratch, *, name, down: bool, lazy: bool, log, **how):
     """`call.kernel_call` on the machine."""
     given = {key: x for key, x in inputs.items() if x is not None}
 
