@@ -57,7 +57,7 @@ def backward(
     before_scores = held._replace(A=wg.numbers(TILE))  # what a token has with itself
     rooms = Rooms(tile_, tile_, tile_, square)
     state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
-    sides = Sides(tile_, wg.numbers(N), 2 * state)
+    sides = Sides(wg.numbers(N), tile_, 2 * state)
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
         "came_or_held": wg.in_turn(came, tuple(held), tuple(before_scores)),
@@ -130,6 +130,7 @@ def _kernel(
     if wg.warpgroups > 1:
         sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings_)
 
+    block = block.again(anew=_LAST)
     held = block.own(of_held, anew=_LAST).operands()
     dr_, dk_, *state = block.own(of_found, anew=_LAST)
     w_, _, _, v_, _ = block.own(of_came, anew=_LAST)
@@ -144,7 +145,7 @@ def _kernel(
         ASKED.start(block, asked, state[0], 0, flows[0])
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
-    block.write(i, (dr_, dr), (dk_, dk))
+    block.write(block.part, (dr_, dr), (dk_, dk))
     # Values last, since hardly anything else is in registers then.
     other_g = None
     if wg.warpgroups > 1:
@@ -160,7 +161,7 @@ def _kernel(
     block.wait_for_all()
     _write_halves(wg, v_, of_values)
     _write_halves(wg, w_, of_logits)
-    block.write(i, (v_, dv), (w_, dw))
+    block.write(block.part, (v_, dv), (w_, dw))
 
 
 def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array]:

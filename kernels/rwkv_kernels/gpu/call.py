@@ -1,5 +1,6 @@
 """What the kernels' calls have in common: the grid, how tokens and states come and go."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,14 +31,21 @@ class Block:
     """
 
     def __init__(
-        self, wg: Warpgroup, index: Array, place: tuple[Array, Array, Array], came, state_came, met,
-    ) -> None:  # fmt: skip
+        self, wg: Warpgroup, index: Array, place: Array, heads: int, parts: int, **barriers: Any
+    ) -> None:
         self.plan, self.width, self.index = wg.plan, wg.width, index
-        self._wg, self._met = wg, met
-        self.batch, self.head, part = place
+        self._made = functools.partial(Block, wg, index, heads=heads, parts=parts, **barriers)
+        self._wg, self._place = wg, place
+        head = lax.div(place, parts)
+        self.batch, self.head = lax.div(head, heads), lax.rem(head, heads)
+        part = lax.rem(place, parts)
         blocks = wg.plan.head_size // wg.width  # that share a head's channels
         self.part, self.first = lax.div(part, blocks), lax.rem(part, blocks) * wg.width
-        self._came, self._state_came = came, state_came
+        self._came, self._state_came, self._met = map(barriers.get, ("came", "state_came", "met"))
+
+    def again(self, *, anew: int) -> "Block":
+        """The same, whose place is worked out again: it need not be kept until then. See `own`."""
+        return self._made(_opaque(self._place, anew))
 
     def own(self, memory, *, anew: int | Array = 0):
         """This warpgroup's of shared memory of which each has its own.
@@ -174,12 +182,15 @@ def _beside(parts: Parts, first: int | Array) -> Iterator[tuple[Any, Any]]:
 
 
 def _at(memory, index: Array, anew: int | Array):
-    """memory[index], by an index that the compiler cannot know before: it does not see through the
-    barrier that what is added is 0.
-    """
-    number = jnp.asarray(anew, jnp.int32)
-    index = index + (lax.optimization_barrier(number) - number)
+    """memory[index], by an index that the compiler cannot know before."""
+    index = _opaque(index, anew)
     return jax.tree.map(lambda ref: ref.at[index], memory)
+
+
+def _opaque(number: Array, anew: int | Array) -> Array:
+    """The number: the compiler does not see through the barrier that what is added is 0."""
+    zero = jnp.asarray(anew, jnp.int32)
+    return number + (lax.optimization_barrier(zero) - zero)
 
 
 def kernel_call(
@@ -207,10 +218,8 @@ def kernel_call(
     def kernel(*refs, scratch, **barriers):
         index = lax.axis_index("warpgroup") if many else jnp.int32(0)
         place = lax.axis_index("block") * wg.warpgroups + index
-        head = lax.div(place, parts)
-        at = lax.div(head, heads), lax.rem(head, heads), lax.rem(place, parts)
         arrays = dict(zip((*given, *outputs), refs, strict=True))
-        block = Block(wg, index, at, **barriers)
+        block = Block(wg, index, place, heads, parts, **barriers)
         body(block, **dict.fromkeys(inputs) | arrays | scratch)
 
     kernel.__name__ = name  # what profiles and dumps call it
