@@ -73,8 +73,8 @@ def compile_call(shape: tuple[int, ...], tiling: Tiling, *, causal: bool) -> Non
 
 
 def default_tiling(shape: tuple[int, ...]) -> Tiling:
-    B, T, H, N = shape
-    return default(B * H, N, -(-T // TILE))
+    B, T, H, _ = shape
+    return default(B * H, -(-T // TILE))
 
 
 def compiled(

@@ -34,10 +34,10 @@ def test_what_does_not_fit_a_call():
 
 
 def test_few_heads_are_cut_until_every_multiprocessor_has_a_block():
-    assert default(heads=2048, head_size=80, tiles=4) == Tiling(sweep_stages=1)
-    longest = default(heads=8, head_size=80, tiles=256)
-    assert (longest.sweep_blocks, longest.sweep_segments) == (5, 4)  # 8 * 5 * 4 = 160 blocks
-    assert default(heads=1, head_size=64, tiles=5).sweep_segments == 1  # a tile each: no gain
+    assert default(heads=2048, tiles=4) == Tiling(sweep_stages=1)
+    longest = default(heads=8, tiles=256)
+    assert (longest.sweep_blocks, longest.sweep_segments) == (1, 8)  # both ways 2 * 8 * 8 blocks
+    assert default(heads=1, tiles=5).sweep_segments == 1  # a tile each: no gain
 
 
 @pytest.mark.parametrize("shape", [(1024, 196, 8, 80), (1, 16384, 8, 80)], ids=str)
@@ -79,7 +79,7 @@ def test_table_is_kept_and_found(tmp_path, monkeypatch):
     try:
         assert tuned.best(H200, shape) == Tiling(5, 1)
         assert tuned.best(H200, other) == Tiling(1, 2)
-        assert tuned.best("NVIDIA GH200 480GB", shape) == default(8192, 80, 4)
+        assert tuned.best("NVIDIA GH200 480GB", shape) == default(8192, 4)
     finally:
         tuned._table.cache_clear()
 

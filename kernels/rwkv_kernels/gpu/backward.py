@@ -130,7 +130,9 @@ def _kernel(
     if wg.warpgroups > 1:
         sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings_)
 
-    block = block.again(anew=_LAST)
+    # Here for a pair, and later for a tile alone: so registers suffice.
+    if wg.warpgroups > 1:
+        block = block.again(anew=_LAST)
     held = block.own(of_held, anew=_LAST).operands()
     dr_, dk_, *state = block.own(of_found, anew=_LAST)
     w_, _, _, v_, _ = block.own(of_came, anew=_LAST)
@@ -146,6 +148,8 @@ def _kernel(
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(block.part, (dr_, dr), (dk_, dk))
+    if wg.warpgroups == 1:
+        block = block.again(anew=_LAST)
     # Values last, since hardly anything else is in registers then.
     other_g = None
     if wg.warpgroups > 1:

@@ -6,7 +6,7 @@ say. `rwkv_kernels.tune` asks it, and `gpu/tuned.py` keeps the answers.
 
 import dataclasses
 
-_MULTIPROCESSORS = 132  # of an H100 or H200
+_ENOUGH = 128  # blocks: an H100 or H200 has 132 multiprocessors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +61,15 @@ def sweeps(tiling: Tiling, head_size: int, tiles: int) -> list[Tiling]:
     return [tiling, *(x for x in fit if x != tiling)]
 
 
-def default(heads: int, head_size: int, tiles: int) -> Tiling:
+def default(heads: int, tiles: int) -> Tiling:
     """With nothing known of a device but that it has as many multiprocessors as an H200.
 
-    heads: B * H. A sweep of fewer heads than that is cut up, first by channels, which costs little,
-    then by segments until all multiprocessors have a block, of four tiles at least.
+    heads: B * H, each swept both ways. Where there are not enough of them, sequences are cut into
+    segments, of four tiles at least, until there are. Cutting them by channels never was quicker
+    on an H100.
     """
-    if heads >= _MULTIPROCESSORS:  # others fill the time in which a block waits for its tile
+    if 2 * heads >= _ENOUGH:  # others fill the time in which a block waits for its tile
         return Tiling(sweep_stages=1)
-    blocks = max(head_size // 16, 1)
     segments = [n for n in range(1, tiles + 1) if tiles % n == 0 and (n == 1 or tiles >= 4 * n)]
-    enough = [n for n in segments if n * blocks * heads >= _MULTIPROCESSORS]
-    return Tiling(sweep_blocks=blocks, sweep_segments=min(enough, default=max(segments)))
+    enough = [n for n in segments if n * 2 * heads >= _ENOUGH]
+    return Tiling(sweep_segments=min(enough, default=max(segments)))

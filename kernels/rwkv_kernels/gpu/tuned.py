@@ -20,9 +20,9 @@ def best(device_kind: str, shape: tuple[int, ...], dtype: str = "bfloat16") -> T
     Raises:
       ValueError: an entry that is no choice, with its field.
     """
-    B, T, H, N = shape
+    B, T, H, _ = shape
     known = _table().get((device_kind, dtype, tuple(shape)))
-    return default(B * H, N, -(-T // TILE)) if known is None else Tiling(**known)
+    return default(B * H, -(-T // TILE)) if known is None else Tiling(**known)
 
 
 @functools.cache

@@ -26,7 +26,7 @@ def count(shape: tuple[int, int, int, int], *, causal: bool) -> list[str]:
     B, T, H, N = shape
     r, k, v, w, u, g = arguments(WkvShape("", 1, T, 1, N), jnp.bfloat16)
     tiles = -(-T // TILE)
-    tiling = default(B * H, N, tiles)
+    tiling = default(B * H, tiles)
 
     def function(*inputs: jax.Array) -> jax.Array:
         if causal:
