@@ -41,12 +41,19 @@ _SHARED_MEMORY = 228 * 1024  # of a multiprocessor
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What ptxas says of a kernel; bytes are a thread's."""
+    """What ptxas says of a kernel.
+
+    Attributes:
+      registers: of a thread.
+      spill_stores, spill_loads: bytes of a thread.
+      serialized: whether each `wgmma` is waited for before the next, since registers are short.
+    """
 
     name: str
     registers: int
     spill_stores: int
     spill_loads: int
+    serialized: bool
 
 
 def compile_call(shape: tuple[int, ...], tiling: Tiling, *, causal: bool) -> None:
@@ -89,18 +96,25 @@ def compiled(
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shape}: {done.stderr[-2000:]}")
+    kernels = said_by_ptxas(done.stdout + done.stderr)
+    if not kernels:
+        raise RuntimeError(f"{shape}: Mosaic printed nothing of ptxas; it may be told another way")
+    return kernels
+
+
+def said_by_ptxas(text: str) -> list[Compiled]:
+    """The kernels in what `ptxas -v` prints, each once, by name."""
     found = re.findall(
         r"Compiling entry function '(\w+)_mosaic_gpu_kernel'.*?"
         r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
-        done.stdout + done.stderr,
+        text,
         re.DOTALL,
     )
+    one_by_one = set(re.findall(r"are serialized due to .*'(\w+)_mosaic_gpu_kernel'", text))
     kernels = {
-        name: Compiled(name, int(registers), int(stores), int(loads))
+        name: Compiled(name, int(registers), int(stores), int(loads), name in one_by_one)
         for name, stores, loads, registers in found
     }
-    if not kernels:
-        raise RuntimeError(f"{shape}: Mosaic printed nothing of ptxas; it may be told another way")
     return [kernels[name] for name in sorted(kernels)]
 
 
@@ -122,7 +136,8 @@ def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
     shared, warpgroups = plan.shared_memory(what), plan.warpgroups(what)
     each = plan.tiles // warpgroups
     if what == "states":
-        each = plan.tiling.sweep_blocks * plan.tiling.sweep_segments
+        flows = 1 if plan.causal else 2
+        each = flows * plan.tiling.sweep_blocks * plan.tiling.sweep_segments
     # Barriers are a few bytes more, and each block takes 1 KiB for itself.
     registers = _THREADS * warpgroups * -(-kernel.registers // 8) * 8  # given out in eights
     fit = min(_SHARED_MEMORY // (shared + 1024 + 64), _REGISTERS // registers)
@@ -135,6 +150,7 @@ def row(shape: tuple[int, ...], tiling: Tiling, kernel: Compiled, *, causal: boo
     cells = (
         f"{list(shape)}{', causal' if causal else ''}", kernel.name, how.warpgroups,
         kernel.registers, f"{kernel.spill_stores} / {kernel.spill_loads}",
+        "yes" if kernel.serialized else "no",
         f"{how.shared / 1024:.0f} KiB", how.fit, how.blocks,
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
@@ -154,11 +170,12 @@ def main() -> None:
     lines = [
         "# Registers and shared memory of the Hopper kernels\n",
         f"For an H200, r, k, v bfloat16, w float32, jax {jax.__version__}. Registers and spilled "
-        "bytes are a thread's, shared memory a block's; a warpgroup is 128 threads; fit: how many "
-        f"blocks fit on one of {MULTIPROCESSORS} multiprocessors.\n",
+        "bytes are a thread's, shared memory a block's; a warpgroup is 128 threads; products one "
+        "by one: each `wgmma` is waited for, since registers are short; fit: how many blocks fit "
+        f"on one of {MULTIPROCESSORS} multiprocessors.\n",
         "| [B, T, H, N] | kernel | warpgroups | registers | spilled, stores / loads "
-        "| shared memory | fit | blocks |",
-        "|---" * 8 + "|",
+        "| products one by one | shared memory | fit | blocks |",
+        "|---" * 9 + "|",
     ]
     jobs = [(shape, False) for shape in SHAPES] + [((8, 1024, 8, 80), True)]
     for shape, causal in tqdm.tqdm(jobs, unit="shape"):

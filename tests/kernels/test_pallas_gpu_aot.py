@@ -26,11 +26,28 @@ NAMES = {"wkv6_backward", "wkv6_forward", "wkv6_states"}
 )
 def test_kernels_compile_and_fit(shape, causal):
     kernels = {kernel.name: kernel for kernel in bench_gpu_static.compiled(shape, causal=causal)}
-    B, T, H, N = shape
-    stateful = T > 128 or causal
+    stateful = shape[1] > 128 or causal
     expected = NAMES if stateful else NAMES - {"wkv6_states"}
-    if B * H * (N // 16) < bench_gpu_static.MULTIPROCESSORS:  # blocks of 16 channels do not fill it
+    if stateful and bench_gpu_static.default_tiling(shape).sweep_segments > 1:
         expected = expected | {"wkv6_segments"}
     assert set(kernels) == expected
     for kernel in kernels.values():
         assert (kernel.spill_stores, kernel.spill_loads) == (0, 0), kernel
+        assert not kernel.serialized, kernel
+
+
+def test_what_ptxas_says_is_read():
+    """As ptxas 13 printed it."""
+    entry = "ptxas info    : Compiling entry function '{}_mosaic_gpu_kernel' for 'sm_90a'\n"
+    spills = "    8 bytes stack frame, {} bytes spill stores, {} bytes spill loads\n"
+    used = "ptxas info    : Used {} registers, used 2 barriers, 1 bytes smem\n"
+    loss = (
+        "ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are "
+        "serialized due to insufficient register resources for the wgmma pipeline in the function "
+        "'wkv6_backward_mosaic_gpu_kernel'\n"
+    )
+    text = entry.format("wkv6_forward") + spills.format(0, 0) + used.format(121) + loss
+    text += entry.format("wkv6_backward") + spills.format(4, 8) + used.format(255)
+    backward, forward = bench_gpu_static.said_by_ptxas(text)
+    assert backward == bench_gpu_static.Compiled("wkv6_backward", 255, 4, 8, True)
+    assert forward == bench_gpu_static.Compiled("wkv6_forward", 121, 0, 0, False)

@@ -19,7 +19,8 @@ from hopper.machine import RaceError
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from rwkv_kernels.gpu.call import Block
-from rwkv_kernels.gpu.tiling import Tiling
+from rwkv_kernels.gpu.plan import TILE, Plan
+from rwkv_kernels.gpu.tiling import Tiling, default
 from rwkv_kernels.gpu.warpgroup import Warpgroup
 
 pytestmark = pytest.mark.aot
@@ -33,6 +34,10 @@ OF_CI = (7, 49, 77)
 
 def marked(lengths, of_ci):
     return [T if T in of_ci else pytest.param(T, marks=pytest.mark.slow) for T in lengths]
+
+
+def slow_cases(*cases):
+    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
 def check_both_directions(shape, regime, tiling=None, *, down, lazy):
@@ -82,6 +87,26 @@ def test_tile_choices(tiling):
 @pytest.mark.parametrize("T", marked((77, 193, 300), (77,)))
 def test_several_heads_and_sequences(T):
     check_both_directions((2, T, 3, 64), "mixed", down=True, lazy=True)
+
+
+@pytest.mark.parametrize(("T", "causal"), [(49, False), *slow_cases((196, False), (300, True))])
+@pytest.mark.parametrize("N", [64, 80])
+def test_shared_memory_is_as_planned_and_no_bank_is_asked_thrice(T, N, causal):
+    """What a block takes decides how many share a multiprocessor: a few bytes more may halve it."""
+    shape = (1, T, 1, N)
+    with on_machine() as ran:
+        if causal:
+            gpu_judge.check_causal(shape, "typical", function=gpu_judge.causal_as_is())
+        else:
+            function = gpu_judge.both_directions_as_is()
+            gpu_judge.check_both_directions(shape, "typical", function=function)
+    plan = Plan(T, N, causal, default(1, -(-T // TILE)))
+    assert {run.name for run in ran} >= {"wkv6_forward", "wkv6_backward"}
+    for run in ran:
+        kernel = run.name.removeprefix("wkv6_").replace("segments", "states")
+        assert run.shared_memory - plan.shared_memory(kernel) in range(8, 128)  # barriers
+        asked, at_least = run.turns
+        assert at_least <= asked < 2 * at_least
 
 
 def test_a_copy_that_never_comes_is_seen(monkeypatch):

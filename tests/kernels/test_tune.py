@@ -25,6 +25,20 @@ def test_what_is_no_choice(fields, message):
         Tiling(**fields)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "shape", "blocks"),
+    [
+        ("forward", (1024, 49, 8, 80), 4), ("backward", (1024, 49, 8, 80), 2),
+        ("backward", (1024, 196, 8, 80), 2), ("forward", (1024, 77, 10, 64), 2),
+    ],
+)  # fmt: skip
+def test_as_many_blocks_share_a_multiprocessor(kernel, shape, blocks):
+    """Of shared memory; each takes 1 KiB for itself, and its barriers."""
+    _, T, _, N = shape
+    plan = Plan(T, N, False, tune.bench_gpu_static.default_tiling(shape))
+    assert blocks * (plan.shared_memory(kernel) + 1024 + 128) <= 228 * 1024
+
+
 def test_what_does_not_fit_a_call():
     tiling = Tiling(sweep_blocks=2, sweep_segments=3)
     assert tiling.misfits(head_size=64, tiles=6) == ()

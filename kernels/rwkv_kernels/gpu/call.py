@@ -1,6 +1,5 @@
 """What the kernels' calls have in common: the grid, how tokens and states come and go."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -31,21 +30,24 @@ class Block:
     """
 
     def __init__(
-        self, wg: Warpgroup, index: Array, place: Array, heads: int, parts: int, **barriers: Any
-    ) -> None:
+        self, place: Array, wg: Warpgroup, index: Array, grid: tuple[int, int],
+        came: Any, state_came: Any, met: Any,
+    ) -> None:  # fmt: skip
         self.plan, self.width, self.index = wg.plan, wg.width, index
-        self._made = functools.partial(Block, wg, index, heads=heads, parts=parts, **barriers)
-        self._wg, self._place = wg, place
+        self._wg, self._place, self._grid = wg, place, grid
+        self._came, self._state_came, self._met = came, state_came, met
+        heads, parts = grid
         head = lax.div(place, parts)
         self.batch, self.head = lax.div(head, heads), lax.rem(head, heads)
         part = lax.rem(place, parts)
         blocks = wg.plan.head_size // wg.width  # that share a head's channels
         self.part, self.first = lax.div(part, blocks), lax.rem(part, blocks) * wg.width
-        self._came, self._state_came, self._met = map(barriers.get, ("came", "state_came", "met"))
 
     def again(self, *, anew: int) -> "Block":
         """The same, whose place is worked out again: it need not be kept until then. See `own`."""
-        return self._made(_opaque(self._place, anew))
+        place = _opaque(self._place, anew)
+        barriers = self._came, self._state_came, self._met
+        return Block(place, self._wg, self.index, self._grid, *barriers)
 
     def own(self, memory, *, anew: int | Array = 0):
         """This warpgroup's of shared memory of which each has its own.
@@ -215,11 +217,11 @@ def kernel_call(
     _, heads, parts = grid
     many = wg.warpgroups > 1
 
-    def kernel(*refs, scratch, **barriers):
+    def kernel(*refs, came, state_came, met, scratch):
         index = lax.axis_index("warpgroup") if many else jnp.int32(0)
         place = lax.axis_index("block") * wg.warpgroups + index
         arrays = dict(zip((*given, *outputs), refs, strict=True))
-        block = Block(wg, index, place, heads, parts, **barriers)
+        block = Block(place, wg, index, (heads, parts), came, state_came, met)
         body(block, **dict.fromkeys(inputs) | arrays | scratch)
 
     kernel.__name__ = name  # what profiles and dumps call it
