@@ -46,12 +46,13 @@ def count(shape: tuple[int, int, int, int], *, causal: bool) -> list[str]:
 
         numbers = (
             done.total(), of("ex2"), of("ld.shared", "st.shared", "ldmatrix", "stmatrix"),
-            of("wgmma.mma"), of("mma"), of("movmatrix"), of("bar"),
+            of("wgmma.mma"), of("mma"), of("movmatrix"), of("bar"), *run.turns,
         )  # fmt: skip
         # A warp has a quarter of a tile's rows.
-        each = [f"{number / (4 * tiles):,.0f}" for number in numbers]
+        *each, turns, least = [f"{number / (4 * tiles):,.0f}" for number in numbers]
         when = "forward" if i < forward else "backward"
         cells = (f"{list(shape)}{', causal' if causal else ''}", f"{run.name}, {when}", *each)
+        cells += (f"{turns} / {least}",)
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -63,10 +64,11 @@ def main() -> None:
     lines = [
         "# Instructions of the Hopper kernels\n",
         f"PTX that a warp executes for a tile of 64 tokens of a head, jax {jax.__version__}, "
-        "counted while the kernels were played on a CPU.\n",
+        "counted while the kernels were played on a CPU. Turns: how often shared memory is asked, "
+        "and how often it would have to be if no two words were wanted of a bank.\n",
         "| [B, T, H, N] | kernel | instructions | ex2 | shared memory | wgmma | mma | movmatrix "
-        "| barriers |",
-        "|---" * 9 + "|",
+        "| barriers | turns / least |",
+        "|---" * 10 + "|",
     ]
     jobs = [(shape, False) for shape in SHAPES] + [(SHAPES[-1], True)]
     for shape, causal in tqdm.tqdm(jobs, unit="shape"):
