@@ -1,0 +1,37 @@
+"""The page that the GPU benchmark writes, from times that are given here."""
+
+import jax
+import pytest
+
+from rwkv_kernels import bench_gpu
+from rwkv_kernels.shapes import WkvShape
+
+SHAPE = WkvShape("tiny", 2, 7, 1, 64)
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """Of a kernel of 1 and 3 ms, one that does not fit, and a rival of 2 and 9 ms."""
+    monkeypatch.setattr(bench_gpu, "implementations", lambda _: ["pallas_gpu", "chunked"])
+    monkeypatch.setattr(bench_gpu, "timed", lambda ms, *_: bench_gpu.Time(ms, {"wkv6": ms}))
+    too_large = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room\nfor it")
+    programs = {
+        (SHAPE.name, "pallas_gpu", 5): 1.0, (SHAPE.name, "pallas_gpu", 6): 3.0,
+        (SHAPE.name, "chunked", 5): 4.0, (SHAPE.name, "chunked", 6): too_large,
+    }  # fmt: skip
+    return "\n".join(bench_gpu.table(SHAPE, programs, {"a rival": [2.0, 9.0]}, calls=2))
+
+
+def test_backward_is_what_both_take_more_than_forward(page):
+    assert "| pallas_gpu | 1.000 | 2.000 | 3.000 |" in page
+    assert "Kernels, both: wkv6 3.000." in page
+
+
+def test_rivals_are_compared_forward_and_both(page):
+    (row,) = (line for line in page.splitlines() if line.startswith("| a rival"))
+    assert row.endswith("| 2.0 / 3.0 |")
+
+
+def test_what_fails_is_left_out_and_said(page):
+    assert "| chunked" not in page
+    assert page.endswith("Left out: chunked, RESOURCE_EXHAUSTED: no room")
