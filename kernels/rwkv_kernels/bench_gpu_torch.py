@@ -9,9 +9,11 @@ python bench_gpu_torch.py --out FILE.json
 """
 
 import argparse
+import contextlib
 import json
+import signal
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fla
@@ -91,9 +93,28 @@ def measure(function, shape: tuple[int, ...], calls: int) -> list[float]:
     return [milliseconds(once, calls), milliseconds(both, calls)]
 
 
+@contextlib.contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Raises TimeoutError in what takes longer: fla tries tiles for minutes, or for hours."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument(
+        "--seconds", type=int, default=600, help="for a rival at a shape, its search for tiles too"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     times: dict[str, dict[str, list[float]]] = {str(list(shape)): {} for shape in SHAPES}
@@ -102,8 +123,9 @@ def main() -> None:
         for shape in SHAPES:
             print(name, list(shape), flush=True)
             try:
-                times[str(list(shape))][name] = measure(function, shape, options.calls)
-            except torch.OutOfMemoryError as error:  # others still have their row
+                with at_most(options.seconds):
+                    times[str(list(shape))][name] = measure(function, shape, options.calls)
+            except (torch.OutOfMemoryError, TimeoutError) as error:  # others still have their row
                 print(f"left out: {error}", flush=True)
             # What was measured is kept, whatever comes after.
             options.out.write_text(json.dumps({"versions": versions, **times}, indent=1))
