@@ -54,13 +54,12 @@ def backward(
     came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     held = Held(tile_, tile_, tile_, tile_, logs, square, square)
-    before_scores = held._replace(A=wg.numbers(TILE))  # what a token has with itself
     rooms = Rooms(tile_, tile_, tile_, square)
     state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
-    sides = Sides(wg.numbers(N), tile_, 2 * state)
+    sides = Sides(wg.numbers(N), tile_, 2 * state, wg.numbers(TILE))
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
-        "came_or_held": wg.in_turn(came, tuple(held), tuple(before_scores)),
+        "came_or_held": wg.in_turn(came, tuple(held)),
         "work": wg.in_turn(tuple(rooms), tuple(sides), (*found, *state)),
         "meetings_": wg.operand(TILE, dtype=FLOAT16),
     }
@@ -82,7 +81,7 @@ def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, of_sixteen,
     said, asked, flows, dr, dk, dv, dw, du, came_or_held, work, meetings_,
 ) -> None:  # fmt: skip
-    of_came, of_held, (*_, with_itself_) = came_or_held
+    of_came, of_held = came_or_held
     of_rooms, of_sides, of_found = work
     of_held, of_rooms, of_sides = Held(*of_held), Rooms(*of_rooms), Sides(*of_sides)
     w_, r_, k_, v_, g_ = block.own(of_came)
@@ -109,7 +108,7 @@ def _kernel(
     with_itself, of_u, sums = gradients.of_tokens_themselves(
         wg, held, Operand(sides.room), u.at[block.head], of_itself
     )
-    block.own(with_itself_)[...] = with_itself
+    sides.with_itself[...] = with_itself
     block.wait_for_all()
     for part, x in zip(wg.halves, of_u, strict=True):
         sides.row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
@@ -125,7 +124,7 @@ def _kernel(
     if flows is not None:
         block.wait_for_all()
     sums = gradients.through_levels(
-        wg, block, sums, of_held, of_rooms, with_itself_, of_sixteen, meetings_
+        wg, block, sums, of_held, of_rooms, of_sides, of_sixteen, meetings_
     )
     if wg.warpgroups > 1:
         sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings_)

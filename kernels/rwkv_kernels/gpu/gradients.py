@@ -59,16 +59,18 @@ class Rooms(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """What is worked with beside levels: the gradient of u, float32 [N], a part of a gradient
-    [64, N], and two states [N, N], or none.
+    """What is worked with before levels: the gradient of u, float32 [N], a part of a gradient
+    [64, N], two states [N, N], or none, and r . u . k, float32 [64].
     """
 
     row: Any
     room: Any
     states: Sequence[Any]
+    with_itself: Any
 
     def operands(self) -> "Sides":
-        return Sides(self.row, Operand(self.room), [Operand(x) for x in self.states])
+        states = [Operand(x) for x in self.states]
+        return self._replace(room=Operand(self.room), states=states)
 
 
 def of_tokens_themselves(
@@ -98,12 +100,12 @@ def of_tokens_themselves(
 
 def through_levels(
     wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms,
-    of_with_itself, of_sixteen, of_met,
+    of_sides: Sides, of_sixteen, of_met,
 ) -> list[Sums]:  # fmt: skip
     """What a tile's tokens say to one another. Leaves the scores in the room of A.
 
-    of_with_itself: r . u . k, in shared memory, where scores will be; of_sixteen: meetings of each
-    token's sixteen, in main memory; of_met: those of all, in shared memory.
+    of_sixteen: meetings of each token's sixteen, in main memory; of_met: those of all, in shared
+    memory.
     """
 
     def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
@@ -114,8 +116,8 @@ def through_levels(
     v, g, log_d = (wg.load_raw(x) for x in (held.v, held.g, held.log_d))
     dA = warp.meet(wg, g, v).astype(BFLOAT16)
     meetings = wg.load_raw(of_sixteen)
-    with_itself = wg.load_column(block.own(of_with_itself, anew=_SIXTEENS))
-    block.wait_for_all()  # its room is that of the scores
+    with_itself = wg.load_column(block.own(of_sides, anew=_SIXTEENS).with_itself)
+    block.wait_for_all()  # its room is one of those that levels work in
     sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, meetings, sums, block.levels)
     wg.write(Operand(held.A), warp.block_diagonal(wg, A))
 
@@ -270,7 +272,7 @@ def _through_whole_tile(
     """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
     new = []
     log_d = Operand(block.own(of_held, anew=anew).log_d)
-    _, own_room, states = block.own(of_sides, anew=anew)
+    _, own_room, states, _ = block.own(of_sides, anew=anew)
     for part, x in zip(wg.halves, sums, strict=True):
         columns, room = pl.ds(*part), Operand(own_room).columns(*part)
         of_total, seen = wg.zeros(part[1]), 0

@@ -109,8 +109,8 @@ class Plan:
             second = 0 if self.causal else state
             return 4 * tile + max(tile, second) + state
         held = max(6 * tile, 5 * tile + 2 * square)
-        row = _room(4 * self.head_size) if state else 0
-        work = max(3 * tile + square, tile + row + 2 * state, 2 * tile + state)
+        numbers = _room(4 * self.head_size) + _room(4 * TILE) if state else 0
+        work = max(3 * tile + square, tile + numbers + 2 * state, 2 * tile + state)
         return held + work + square
 
     def unservable(self) -> tuple[str, ...]:
