@@ -139,12 +139,12 @@ class Block:
         """Until all have come that `start` began to copy."""
         plgpu.barrier_wait(self._came.at[self.index + stage])
 
-    def start_state(self, source, target, which: int = 0) -> None:
+    def start_state(self, source, target, which: int) -> None:
         """Begins to copy a state into shared memory, one of two."""
         plgpu.commit_smem()  # all threads have read what is overwritten
         plgpu.copy_gmem_to_smem(source, target, self._state_came.at[2 * self.index + which])
 
-    def wait_for_state(self, which: int = 0) -> None:
+    def wait_for_state(self, which: int) -> None:
         """Until it has come."""
         plgpu.barrier_wait(self._state_came.at[2 * self.index + which])
 

@@ -12,7 +12,8 @@ _MOST_WARPGROUPS = {"forward": 4, "backward": 2}
 
 
 def parts(columns: int, itemsize: int) -> tuple[int, ...]:
-    """How many channels of tokens as they come lie together: an odd number of 32 bytes.
+    """How many channels of tokens as they come lie together: an odd number of 32 bytes, or all of
+    sixteen.
 
     So the same channels of four tokens are in different banks of shared memory, where whole rows of
     64 or 128 channels would all begin in the same one. 32 bytes are the least that main memory

@@ -161,9 +161,6 @@ def _kernel(
             *block.tokens(w, i, at(w_, stage)),
         ]
 
-    def load(of_stages, stage, count: int | None = None) -> Array:
-        return tokens.load(wg, at(of_stages, stage), 0, count)
-
     def begin(step) -> None:
         stage = lax.rem(step, stages)
         block.start(copies(step, stage), stage)
@@ -185,9 +182,9 @@ def _kernel(
         wg.wait_for_readers()
         wg.store(
             (log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i))),
-            (left, load(values_, stage, plan.head_size)),
+            (left, tokens.load(wg, at(values_, stage))),
         )
-        of_keys = load(keys_, stage).astype(jnp.float32)
+        of_keys = tokens.load(wg, at(keys_, stage)).astype(jnp.float32)
         wg.store((right, of_keys * tile.product_of_decays(wg, to_edge, log_d)))
         log_total = warp.first_row(wg, tile.log2_product(wg, across, log_d))
         total = wg.spread(jnp.exp2(log_total), 1, block.width)
