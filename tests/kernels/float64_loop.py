@@ -6,7 +6,7 @@ this file to literals and to finite differences.
 
 import numpy as np
 
-REGIMES = ("typical", "near 0", "near 1", "mixed", "spiky")
+REGIMES = ("typical", "near 0", "near 1", "mixed", "spiky", "strong")
 
 
 def inputs(B: int, T: int, H: int, N: int, regime: str, seed: int = 0) -> dict[str, np.ndarray]:
@@ -19,6 +19,7 @@ def inputs(B: int, T: int, H: int, N: int, regime: str, seed: int = 0) -> dict[s
         "near 1": lambda: rng.uniform(-16, -10, shape),  # 1 - 5e-5 .. 1 - 1e-7
         "mixed": lambda: rng.choice([-15.0, -8.0, -3.0, -1.0, 1.0, 3.0, 6.0], shape),
         "spiky": lambda: np.where(rng.random(shape) < 0.05, 8.0, -8.0),  # resets: exp(-2981)
+        "strong": lambda: rng.uniform(-0.7, 0.5, shape),  # 0.19 .. 0.61, in 64 tokens exp(-60)
     }[regime]()
     arrays = {name: rng.standard_normal(shape) for name in ("r", "k", "v", "g")}
     arrays |= {"w": w, "u": 0.5 * rng.standard_normal((H, N))}

@@ -1,4 +1,4 @@
-"""Inputs and what the judge says of them, for all five decay regimes at once."""
+"""Inputs and what the judge says of them, for all six decay regimes at once."""
 
 import functools
 

@@ -10,13 +10,17 @@ Run by `make test-aot`: needs the CUDA plugin's wheels, and no GPU.
 import dataclasses
 import itertools
 
+import float64_loop
 import gpu_judge
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from float64_loop import REGIMES
 from hopper import host
 from hopper.launch import on_machine
 from hopper.machine import RaceError
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from regimes import NAMES
 
 from rwkv_kernels.gpu.call import Block
 from rwkv_kernels.gpu.plan import TILE, Plan
@@ -56,6 +60,61 @@ def check_causal(shape, regime, tiling=None, *, down, lazy):
 def test_both_directions(T):
     for regime, (down, lazy) in zip(REGIMES, itertools.cycle(WAYS)):
         check_both_directions((1, T, 1, LENGTHS[T]), regime, down=down, lazy=lazy)
+
+
+def log_decays(T, N, *, of_others=-0.01, **strong):
+    """Logits of decays whose logarithms are given: of all tokens, and of some in some channels."""
+    log_d = np.full((1, T, 1, N), of_others)
+    for token, channel, number in strong.values():
+        log_d[0, token, 0, channel] = number
+    return np.log(-log_d)
+
+
+GENTLE = {
+    "none": {},
+    "all": {"of_others": -1.2},  # 49 of them, and 15 of exp(-1) that the tile is filled up with
+    "one, as strong as may be": {"strong": (20, 7, -2.95)},
+}
+NOT_GENTLE = {
+    "one decay": {"strong": (20, 7, -3.1)},
+    "one decay, of the last warp": {"strong": (48, 79, -3.1)},
+    "one channel": {"strong": (slice(None), 3, -1.8)},
+}
+
+
+@pytest.mark.parametrize("decays", [*GENTLE, *NOT_GENTLE])
+def test_levels_where_decays_are_not_gentle(decays, monkeypatch):
+    """All of a warpgroup's threads go one way, which products of registers tell: those of levels
+    within a warp.
+    """
+    shape, is_gentle = (1, 49, 1, 80), decays in GENTLE
+    w = log_decays(49, 80, **(GENTLE | NOT_GENTLE)[decays])
+    x = dict(gpu_judge.rounded(shape, "typical"), w=jnp.asarray(w, jnp.float32))
+    monkeypatch.setattr(gpu_judge, "rounded", lambda *_: x)
+    for down, lazy in WAYS:
+        with on_machine(down=down, lazy=lazy) as ran:
+            function = gpu_judge.both_directions_as_is()
+            gpu_judge.check_both_directions(shape, "typical", function=function)
+        forward, backward = (run.executed for run in ran)
+        of_levels = sum(n for opcode, n in forward.items() if opcode.startswith("mma"))
+        assert (of_levels == 0) == is_gentle
+        # Backward it also has g . v of each token.
+        of_levels = sum(n for opcode, n in backward.items() if opcode.startswith("mma"))
+        assert (of_levels == 4 * 10) == is_gentle
+
+
+def test_tiles_of_a_sequence_go_their_own_ways():
+    """The first is gentle, the second is not, and the third again: in a block, and swept."""
+    for T, N in ((150, 64), (300, 64)):
+        x = gpu_judge.rounded((1, T, 1, N), "typical")
+        strong = x["w"].at[:, 64:128].set(x["w"][:, 64:128] + 5)
+        judged = dict(x, w=strong)
+        with on_machine():
+            results = gpu_judge.both_directions_as_is()(*(judged[name] for name in "rkvwug"))
+        judge = gpu_judge.judge_sees(judged)
+        of = (judge[name] for name in "rkvwu")
+        y, gradients = float64_loop.bi_wkv(*of, g=judge["g"])
+        gpu_judge.assert_near(results, (y, *gradients), NAMES[:6])
 
 
 @pytest.mark.parametrize(("down", "lazy"), WAYS)
@@ -131,17 +190,19 @@ def test_memory_beyond_a_block_is_seen(monkeypatch):
 def test_a_fence_left_out_is_seen(monkeypatch):
     """What threads write is there for products only after it."""
     monkeypatch.setattr(plgpu, "commit_smem", Warpgroup(None, 64).wait_for_readers)
-    with pytest.raises(RaceError, match="before a fence"):
-        check_both_directions((1, 49, 1, 64), "typical", down=False, lazy=False)
+    for regime in ("typical", "spiky"):
+        with pytest.raises(RaceError, match="before a fence"):
+            check_both_directions((1, 49, 1, 64), regime, down=False, lazy=False)
 
 
 def test_a_barrier_left_out_is_seen(monkeypatch):
     """Keys are written while another warp still multiplies those before them."""
     monkeypatch.setattr(Warpgroup, "wait_for_readers", lambda _: None)
 
-    def try_all():
+    def try_all(regime):
         for down, lazy in WAYS:
-            check_both_directions((1, 49, 1, 80), "typical", down=down, lazy=lazy)
+            check_both_directions((1, 49, 1, 80), regime, down=down, lazy=lazy)
 
-    with pytest.raises(AssertionError):
-        try_all()
+    for regime in ("typical", "spiky"):
+        with pytest.raises(AssertionError):
+            try_all(regime)

@@ -1,7 +1,7 @@
 """The TPU kernels in the TPU interpreter, against the float64 loop, watched for races.
 
 The interpreter plays the TPU's memories and copies on a CPU; what was never written reads as NaN.
-Each shape is compiled once and run in all five decay regimes. That the kernels also compile for
+Each shape is compiled once and run in all six decay regimes. That the kernels also compile for
 real TPUs is seen in `test_pallas_tpu_aot.py`.
 """
 

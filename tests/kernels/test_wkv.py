@@ -1,6 +1,6 @@
-"""Every implementation against the float64 loop: one test body, five decay regimes at once.
+"""Every implementation against the float64 loop: one test body, six decay regimes at once.
 
-The regimes are stacked and vmapped, so that one compiled function serves all five. Compiling is
+The regimes are stacked and vmapped, so that one compiled function serves all six. Compiling is
 what costs here (1 to 5 s each): every T and every N is covered, not their cross product, and the
 associative scan, the slowest to compile, meets a part of the cases.
 """

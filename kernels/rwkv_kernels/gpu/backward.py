@@ -17,13 +17,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float
 
-from rwkv_kernels.gpu import gradients, masks, sixteens, tile, tokens, warp
+from rwkv_kernels.gpu import beside, gradients, masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.gradients import ASKED, SAID, Held, Rooms, Sides
+from rwkv_kernels.gpu.gradients import ASKED, SAID
 from rwkv_kernels.gpu.plan import TILE, Plan
+from rwkv_kernels.gpu.rooms import Held, Rooms, Sides
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
-_LAST = 100  # for `Block.own`: the part of the kernel in which results are written
+_FLOWS, _LAST = 100, 101  # for `Block.own`: parts of the kernel
 
 
 def backward(
@@ -54,18 +55,18 @@ def backward(
     came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     held = Held(tile_, tile_, tile_, tile_, logs, square, square)
-    rooms = Rooms(tile_, tile_, tile_, square)
+    rooms = (tile_, tile_, tile_, square)
     state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
-    sides = Sides(wg.numbers(N), tile_, 2 * state, wg.numbers(TILE))
+    sides = Sides(wg.numbers(N), tile_, 2 * state)
     found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
     scratch = {
         "came_or_held": wg.in_turn(came, tuple(held)),
-        "work": wg.in_turn(tuple(rooms), tuple(sides), (*found, *state)),
-        "meetings_": wg.operand(TILE, dtype=FLOAT16),
+        "work": wg.in_turn(rooms, tuple(sides), (*found, *state)),
+        "own_room": square,
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, "said": said, "asked": asked}
     inputs["flows"] = None if said is None else jnp.full(1, said.shape[0], jnp.int32)
-    inputs |= {"meetings": masks.meetings(), "of_sixteen": masks.meetings(warp.SIXTEEN)}
+    inputs |= {"meetings": masks.meetings(warp.SIXTEEN)[None], "bits": masks.bits(warp.SIXTEEN)}
     outputs = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype)
         for name, x in zip(("dr", "dk", "dv", "dw"), (r, k, v, w), strict=True)
@@ -78,59 +79,50 @@ def backward(
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, of_sixteen,
-    said, asked, flows, dr, dk, dv, dw, du, came_or_held, work, meetings_,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, bits,
+    said, asked, flows, dr, dk, dv, dw, du, came_or_held, work, own_room,
 ) -> None:  # fmt: skip
     of_came, of_held = came_or_held
     of_rooms, of_sides, of_found = work
-    of_held, of_rooms, of_sides = Held(*of_held), Rooms(*of_rooms), Sides(*of_sides)
+    of_held, of_rooms, of_sides = Held(*of_held), Rooms(*(*of_rooms, own_room)), Sides(*of_sides)
     w_, r_, k_, v_, g_ = block.own(of_came)
     held, sides = block.own(of_held), block.own(of_sides)
-    own_meetings = block.own(meetings_)
     i = block.part
 
     sources = ((r, r_), (k, k_), (v, v_), (g, g_), (w, w_))
     block.start([copy for x, to in sources for copy in block.tokens(x, i, to)])
-    if flows is not None:
-        for way, states, room in zip((SAID, ASKED), (said, asked), sides.states, strict=True):
-            way.start(block, states, room, 0, flows[0])
     block.wait()
     came = [tokens.load(wg, x) for x in (r_, k_, v_, g_)]
     log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
     block.wait_for_all()
-    wg.store(
-        *((Operand(to), x) for to, x in zip((*held[:4], held.log_d), (*came, log2_d), strict=True)),
-        (Operand(own_meetings), wg.load_raw(meetings)),
-    )
-    if wg.plan.levels > warp.LEVELS:
-        wg.store((Operand(held.dA), wg.product(Operand(held.g), Operand(held.v).T)))
+    rooms = (*held[:4], held.log_d)
+    wg.store(*((Operand(to), x) for to, x in zip(rooms, (*came, log2_d), strict=True)))
     of_itself = sixteens.diagonal(wg, warp.meet(wg, came[3], came[2]))
-    with_itself, of_u, sums = gradients.of_tokens_themselves(
-        wg, held, Operand(sides.room), u.at[block.head], of_itself
+    with_itself, of_u = gradients.of_bonus(
+        wg, held.operands(), Operand(sides.room), u.at[block.head], of_itself
     )
-    sides.with_itself[...] = with_itself
-    block.wait_for_all()
     for part, x in zip(wg.halves, of_u, strict=True):
         sides.row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
     block.write_to(du.at[block.batch, i], [sides.row], block.channel)
     block.wait_for_all()
+    sums = gradients.through_levels(wg, block, of_held, of_rooms, with_itself, meetings, bits)
+    if wg.plan.tiles > 1 or wg.plan.causal:  # other tiles, and states
+        block.wait_for_all()  # until nobody reads any more what levels worked in
+    if wg.warpgroups > 1:
+        sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings)
+    if flows is not None:
+        rooms = block.own(of_sides, anew=_FLOWS).states
+        for way, states, room in zip((SAID, ASKED), (said, asked), rooms, strict=True):
+            way.start(block, states, room, 0, flows[0])
     sums = _each(
         flows,
         lambda flow, sums: gradients.through_flow(
-            wg, block, sums, of_held, of_sides, said, asked, meetings_, flow, flows[0]
+            wg, block, sums, of_held, of_sides, said, asked, meetings, flow, flows[0]
         ),
         sums,
     )
-    if flows is not None:
-        block.wait_for_all()
-    sums = gradients.through_levels(
-        wg, block, sums, of_held, of_rooms, of_sides, of_sixteen, meetings_
-    )
-    if wg.warpgroups > 1:
-        sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings_)
 
-    # Here for a pair, and later for a tile alone: so registers suffice.
-    if wg.warpgroups > 1:
+    if wg.warpgroups == 1:  # a pair's registers suffice as it is
         block = block.again(anew=_LAST)
     held = block.own(of_held, anew=_LAST).operands()
     dr_, dk_, *state = block.own(of_found, anew=_LAST)
@@ -141,14 +133,13 @@ def _kernel(
         x.log_d * wg.load(held.log_d.columns(*part).ref) * log_scale
         for part, x in zip(wg.halves, sums, strict=True)
     ]
+    sums = gradients.with_bonus(wg, held, u.at[block.head], of_itself, sums)
     block.wait_for_all()
     if flows is not None:
         ASKED.start(block, asked, state[0], 0, flows[0])
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(block.part, (dr_, dr), (dk_, dk))
-    if wg.warpgroups == 1:
-        block = block.again(anew=_LAST)
     # Values last, since hardly anything else is in registers then.
     other_g = None
     if wg.warpgroups > 1:
@@ -157,7 +148,7 @@ def _kernel(
     of_values = _each(
         flows,
         lambda flow, of_values: _add_of_flow(
-            wg, block, of_held, Operand(*state), asked, meetings_, flow, flows[0], of_values
+            wg, block, of_held, Operand(*state), asked, meetings, flow, flows[0], of_values
         ),
         of_values,
     )
@@ -182,7 +173,7 @@ def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array
 
 
 def _add_of_flow(
-    wg: Warpgroup, block: Block, of_held: Held, state: Operand, asked, of_met, flow: Array,
+    wg: Warpgroup, block: Block, of_held: Held, state: Operand, asked, meetings, flow: Array,
     flows: Array, of_values: list[Array],
 ) -> list[Array]:  # fmt: skip
     """of_values with what comes against a flow; leaves the next one's state on its way."""
@@ -190,7 +181,8 @@ def _add_of_flow(
     def add(of_values: list[Array]) -> list[Array]:
         anew = _LAST + flow
         held = block.own(of_held, anew=anew).operands()
-        mask = masks.decays_to_edge(wg.load_raw(block.own(of_met, anew=anew)), ASKED.left(flow))
+        own = wg.load_raw(block.only(meetings, anew=anew))
+        mask = beside.to_edge(wg, own, ASKED.left(flow))
         decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
         decayed = decayed.astype(BFLOAT16)
         block.wait_for_state(ASKED.number)

@@ -13,14 +13,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float16
 
-from rwkv_kernels.gpu import masks, sixteens, tile, tokens, warp
+from rwkv_kernels.gpu import beside, choose, gentle, masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.plan import Plan
+from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
-Met = Callable[[int], masks.Mask]  # gives meetings of all 64 tokens, in a part of the kernel
+Met = Callable[[int], masks.Mask]  # gives meetings in a part of the kernel
 
-_NEAR, _FAR = 101, 102  # for `Block.own`: parts of the kernel
+_NEAR, _FAR, _SIXTEENS, _GENTLE = 101, 102, 103, 104  # for `Block.own`: parts of the kernel
 
 
 def forward(
@@ -42,17 +42,17 @@ def forward(
     operand = (wg.operand(N),)
     scratch = {
         # In turn: tokens as they come, or go, and as they are read.
-        "of_r": wg.in_turn(wg.tokens(N, r.dtype), operand),
+        "of_r": wg.tokens(N, r.dtype),
         "w_or_keys": wg.in_turn(
             wg.tokens(N, jnp.float32), (wg.operand(N, dtype=FLOAT16), *operand)
         ),
-        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), operand, state[: flows - 1]),
+        "k_or_state": wg.in_turn(wg.tokens(N, k.dtype), state[: flows - 1]),
         "of_v": wg.in_turn(wg.tokens(N, v.dtype), operand),
         "first_state": state,
     }
     copies = sum(len(wg.tokens(N, x.dtype)) for x in (r, k, v, w))
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "states": states}
-    inputs |= {"meetings": masks.meetings(warp.SIXTEEN)[None]}
+    inputs |= {"meetings": masks.meetings(warp.SIXTEEN)[None], "bits": masks.bits(warp.SIXTEEN)}
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs,
         {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
@@ -62,13 +62,13 @@ def forward(
 
 
 def _kernel(
-    wg: Warpgroup, block: Block, *, r, k, v, w, u, states, meetings, y,
+    wg: Warpgroup, block: Block, *, r, k, v, w, u, states, meetings, bits, y,
     of_r, w_or_keys, k_or_state, of_v, first_state,
 ) -> None:  # fmt: skip
-    (r_came, (of_r,)), (v_came, (of_v,)) = of_r, of_v
-    (w_came, (of_log_d, of_keys)), (k_came, (of_k,), second_state) = w_or_keys, k_or_state
+    (w_came, (of_log_d, of_keys)), (of_k, second_state) = w_or_keys, k_or_state
+    v_came, (of_v,) = of_v
     of_states = *first_state, *second_state
-    r_, k_, v_, w_ = block.own((r_came, k_came, v_came, w_came))
+    r_, k_, v_, w_ = block.own((of_r, of_k, v_came, w_came))
     log_d = Operand(block.own(of_log_d))
     i = block.part
 
@@ -76,42 +76,63 @@ def _kernel(
     block.start([copy for x, to in places for copy in block.tokens(x, i, to)])
     _start(block, states, of_states, range(len(first_state)))
     block.wait()
-    came = [tokens.load(wg, x) for x in (r_, k_, v_)]
+    v_ = tokens.load(wg, v_)
     log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
     block.wait_for_all()
-    for to, x in zip((of_r, of_k, of_v), came, strict=True):
-        wg.write(Operand(block.own(to)), x)
-    wg.write(log_d, log2_d)
-    # Read again: held on to, they would be in too many registers.
-    r_, k_ = (wg.load_raw(block.own(x)) for x in (of_r, of_k))
-    with_itself = tile.with_itself(wg, r_, k_, u.at[block.head])
-    by_sixteen = sixteens.sixteens(wg, r_)
+    wg.store((Operand(block.own(of_v)), v_), (log_d, log2_d))
+    rooms = of_r, of_k, of_log_d, of_keys
 
-    def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
-        again = block.own(of_k, anew=bit)  # with k in registers, too, a block less would fit
-        yield from zip(by_sixteen, sixteens.of_operand(wg, Operand(again)), strict=True)
+    def of_sixteen(anew: int | Array) -> Float16[Array, "64 16"]:
+        return wg.load_raw(block.only(meetings, anew=anew))
 
     def met(anew: int) -> Float16[Array, "64 64"]:
         """Made again where it is wanted: it would be in too many registers."""
-        return warp.with_other_sixteens(wg, wg.load_raw(block.only(meetings, anew=anew)))
+        return beside.meetings(wg, of_sixteen(anew))
 
-    of_sixteen = wg.load_raw(block.only(meetings))
-    A = sixteens.scores(wg, load, log2_d, with_itself, of_sixteen, block.levels)
-    block.wait_for_all()
-    A = warp.block_diagonal(wg, A)
+    def by_levels() -> BFloat16[Array, "64 64"]:
+        r_, k_ = (tokens.load(wg, x) for x in block.own((of_r, of_k), anew=_SIXTEENS))
+        itself = tile.with_itself(wg, r_, k_, u.at[block.head])
+        by_sixteen = sixteens.sixteens(wg, r_)
+
+        def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
+            again = block.own(of_k, anew=bit)  # with k in registers, too, a block less would fit
+            yield from zip(by_sixteen, tokens.sixteens(wg, again), strict=True)
+
+        of_levels = of_sixteen(_SIXTEENS), block.levels
+        A = sixteens.scores(wg, load, log2_d, itself, *of_levels)
+        A = beside.zeros(wg, A)
+        if wg.plan.levels <= warp.LEVELS:
+            return A
+        return _levels_beyond_sixteen(wg, block, A, rooms, met)
+
+    def at_once() -> BFloat16[Array, "64 64"]:
+        A = gentle.scores(wg, block, rooms, bits, asked)
+
+        def with_themselves() -> tuple[BFloat16[Array, "64 64"]]:
+            r_, k_ = block.own((of_r, of_k), anew=_GENTLE)
+            itself = tile.with_itself_in_turn(wg, r_, k_, u.at[block.head], asked.said)
+            return (A + beside.zeros(wg, sixteens.on_diagonal(wg, itself)),)
+
+        nothing = choose.anything(wg, TILE, BFLOAT16)
+        return choose.apart(asked.said, 9, with_themselves, nothing)[0]
+
     if wg.plan.levels > warp.LEVELS:
-        A = _levels_beyond_sixteen(wg, block, A, (of_r, of_k, of_log_d, of_keys), met)
+        asked = gentle.ask(wg, of_sixteen(_GENTLE), log_d)
+        A = lax.cond(asked.said != 0, at_once, by_levels)
+    else:
+        A = by_levels()
+    block.wait_for_all()
     _start(block, states, of_states, range(1, len(of_states)))  # nobody reads k any more
     if wg.warpgroups > 1:
-        out = _of_all_tiles(wg, block, A, (of_r, of_k, of_log_d, of_keys, of_v), met)
+        out = _of_all_tiles(wg, block, A, (of_r, of_k, of_log_d, of_keys, of_v), of_sixteen)
     else:
         out = wg.product(A, Operand(block.own(of_v)))
     for flow, state in enumerate(of_states):
-        rooms = block.own(of_r), log_d, state
-        add = functools.partial(_add_of_state, wg, block, rooms, met, flow)
+        of_flow = block.own(of_r), log_d, state
+        add = functools.partial(_add_of_state, wg, block, of_flow, of_sixteen, flow)
         out = block.if_it_comes(flow, add, out)
     block.wait_for_all()
-    y_ = block.own(r_came)
+    y_ = block.own(of_r)
     tokens.write(wg, y_, out)
     block = block.again(anew=_FAR)
     block.write(block.part, (y_, y))
@@ -126,12 +147,12 @@ def _start(block: Block, states, of_states: Sequence, flows: range) -> None:
 
 
 def _add_of_state(
-    wg: Warpgroup, block: Block, rooms, met: Met, flow: int, out: Float[Array, "64 n"]
+    wg: Warpgroup, block: Block, rooms, of_sixteen: Met, flow: int, out: Float[Array, "64 n"]
 ) -> Float[Array, "64 n"]:
     """out with what comes by a flow. rooms: r, log d, and the state."""
     r_, log_d, of_state = rooms
-    mask = masks.decays_to_edge(met(_NEAR + flow), 1 - flow)
-    r_decayed = wg.load_raw(r_) * _decays(wg, log_d, mask)
+    mask = beside.to_edge(wg, of_sixteen(_NEAR + flow), 1 - flow)
+    r_decayed = tokens.load(wg, r_) * _decays(wg, log_d, mask)
     block.wait_for_state(flow)
     return wg.add_product(out, r_decayed, Operand(block.own(of_state)).T)
 
@@ -164,15 +185,15 @@ def _levels_beyond_sixteen(
         mask = masks.decays_to_midpoint(wg, met(bit), bit)
         c = _decays(wg, Operand(log_d), mask)
         wg.wait_for_readers()
-        wg.store((Operand(keys), wg.load_raw(k_) * c))
-        scores = wg.product(wg.load_raw(r_) * c, Operand(keys).T).astype(BFLOAT16)
+        wg.store((Operand(keys), tokens.load(wg, k_) * c))
+        scores = wg.product(tokens.load(wg, r_) * c, Operand(keys).T).astype(BFLOAT16)
         return A + masks.of_bfloat16(masks.meet(wg, met(bit + _NEAR), bit)) * scores
 
     return lax.fori_loop(warp.LEVELS, block.levels, level, A)
 
 
 def _of_all_tiles(
-    wg: Warpgroup, block: Block, A: BFloat16[Array, "64 64"], rooms: Sequence, met: Met
+    wg: Warpgroup, block: Block, A: BFloat16[Array, "64 64"], rooms: Sequence, of_sixteen: Met
 ) -> Float[Array, "64 n"]:
     """A v, and what the other tiles of the sequence say: one level or two more, whose halves are
     one tile or two.
@@ -185,11 +206,11 @@ def _of_all_tiles(
     def leave(left: Array, anew: int, *past: tuple[Array, Operand]) -> BFloat16[Array, "64 n"]:
         """The tile's r as they meet others; its keys for others to meet."""
         log_d = Operand(block.own(rooms[2], anew=anew))
-        c = _decays(wg, log_d, masks.decays_to_edge(met(anew), left), *past)
+        c = _decays(wg, log_d, beside.to_edge(wg, of_sixteen(anew), left), *past)
         block.wait_for_all()  # until nobody reads the keys before these
         r_, k_, _, keys, _ = block.own(rooms, anew=anew)
-        wg.write(Operand(keys), wg.load_raw(k_) * c)
-        r_decayed = wg.load_raw(r_) * c
+        wg.write(Operand(keys), tokens.load(wg, k_) * c)
+        r_decayed = tokens.load(wg, r_) * c
         block.wait_for_all()
         return r_decayed
 

@@ -10,128 +10,100 @@ shared memory wherever it is used, since registers are short.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Float16, Int
 
-from rwkv_kernels.gpu import masks, sixteens, tile, warp
+from rwkv_kernels.gpu import beside, gentle, masks, sixteens, tile, warp
 from rwkv_kernels.gpu.call import Block
 from rwkv_kernels.gpu.plan import TILE
+from rwkv_kernels.gpu.rooms import Held, Rooms, Sides
 from rwkv_kernels.gpu.sums import Sums
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
 
-_SIXTEENS = 99  # for `Block.own`: the part of the kernel in which sixteens are worked on
+_SIXTEENS, _GENTLE = 98, 99  # for `Block.own`: parts of the kernel
 
 
-class Held(NamedTuple):
-    """A tile as products read it.
-
-    r, k, v, g, log_d: [64, N]; dA: gradients of scores, A: scores, [64, 64].
-    """
-
-    r: Any
-    k: Any
-    v: Any
-    g: Any
-    log_d: Any
-    dA: Any  # noqa: N815, as the formulas have it
-    A: Any
-
-    def operands(self) -> "Held":
-        return Held(*map(Operand, self))
-
-
-class Rooms(NamedTuple):
-    """What a level works in: r c, k c, and a part of the gradient of log c, [64, N]; gradients of
-    the level's scores, [64, 64].
-    """
-
-    X: Any
-    Y: Any
-    E: Any
-    D: Any
-
-    def operands(self) -> "Rooms":
-        return Rooms(*map(Operand, self))
-
-
-class Sides(NamedTuple):
-    """What is worked with before levels: the gradient of u, float32 [N], a part of a gradient
-    [64, N], two states [N, N], or none, and r . u . k, float32 [64].
-    """
-
-    row: Any
-    room: Any
-    states: Sequence[Any]
-    with_itself: Any
-
-    def operands(self) -> "Sides":
-        states = [Operand(x) for x in self.states]
-        return self._replace(room=Operand(self.room), states=states)
-
-
-def of_tokens_themselves(
+def of_bonus(
     wg: Warpgroup, held: Held, room: Operand, u, of_itself: Float[Array, "64"]
-) -> tuple[Float[Array, "64"], list[Array], list[Sums]]:
-    """Of y_t = (r_t . u . k_t) v_t; u [N] in main memory.
+) -> tuple[Float[Array, "64"], list[Array]]:
+    """r_t . u . k_t, and the gradient of u, the same in all rows, by halves; u [N] in main memory.
 
     of_itself: the gradient of r_t . u . k_t.
-
-    Returns:
-      r_t . u . k_t, the gradient of u, the same in all rows, and those of r and k; the last two by
-      halves.
     """
-    with_itself, sums = [], []
+    with_itself = []
     for part in wg.halves:
-        r, k = (wg.load(Operand(x).columns(*part).ref) for x in (held.r, held.k))
-        by_u, by_itself = wg.load_row(u.at[pl.ds(*part)]), wg.spread(of_itself, 0, part[1])
-        with_itself.append(wg.sum_of_columns(r * by_u * k))
-        wg.write(room.columns(*part), by_itself * r * k)
-        both = by_itself * by_u
-        sums.append(Sums(both * k, both * r, wg.zeros(part[1])))
+        r, k = (wg.load(x.columns(*part).ref) for x in (held.r, held.k))
+        both = r * k
+        with_itself.append(wg.sum_of_columns(both * wg.load_row(u.at[pl.ds(*part)])))
+        wg.write(room.columns(*part), wg.spread(of_itself, 0, part[1]) * both)
     wg.store()
     mask = masks.of_bfloat16(masks.rows_from(wg))
     of_u = [wg.product(mask, room.columns(*part)) for part in wg.halves]
-    return functools.reduce(jnp.add, with_itself), of_u, sums
+    return functools.reduce(jnp.add, with_itself), of_u
+
+
+def with_bonus(
+    wg: Warpgroup, held: Held, u, of_itself: Float[Array, "64"], sums: list[Sums]
+) -> list[Sums]:
+    """sums with what comes through r_t . u . k_t, whose gradient is of_itself."""
+    new = []
+    for part, x in zip(wg.halves, sums, strict=True):
+        of_bonus = wg.spread(of_itself, 0, part[1]) * wg.load_row(u.at[pl.ds(*part)])
+        of_r = x.r + of_bonus * wg.load(held.k.columns(*part).ref)
+        of_k = x.k + of_bonus * wg.load(held.r.columns(*part).ref)
+        new.append(Sums(of_r, of_k, x.log_d))
+    return new
 
 
 def through_levels(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms,
-    of_sides: Sides, of_sixteen, of_met,
+    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, with_itself: Float[Array, "64"],
+    of_sixteen, bits,
 ) -> list[Sums]:  # fmt: skip
     """What a tile's tokens say to one another. Leaves the scores in the room of A.
 
-    of_sixteen: meetings of each token's sixteen, in main memory; of_met: those of all, in shared
-    memory.
+    with_itself: r_t . u . k_t; of_sixteen: meetings of each token's sixteen, and bits: `masks.bits`
+    of them, in main memory.
     """
 
     def load(bit: int | Array) -> Iterator[tuple[Array, Array]]:
         held = block.own(of_held, anew=bit).operands()
         yield from zip(*(sixteens.of_operand(wg, x) for x in (held.r, held.k)), strict=True)
 
-    held = block.own(of_held, anew=_SIXTEENS)
-    v, g, log_d = (wg.load_raw(x) for x in (held.v, held.g, held.log_d))
-    dA = warp.meet(wg, g, v).astype(BFLOAT16)
-    meetings = wg.load_raw(of_sixteen)
-    with_itself = wg.load_column(block.own(of_sides, anew=_SIXTEENS).with_itself)
-    block.wait_for_all()  # its room is one of those that levels work in
-    sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, meetings, sums, block.levels)
-    wg.write(Operand(held.A), warp.block_diagonal(wg, A))
+    def meetings(anew: int | Array) -> Float16[Array, "64 16"]:
+        return wg.load_raw(block.only(of_sixteen, anew=anew))
+
+    def by_levels() -> list[Sums]:
+        held = block.own(of_held, anew=_SIXTEENS).operands()
+        v, g, log_d = (wg.load_raw(x.ref) for x in (held.v, held.g, held.log_d))
+        dA = warp.meet(wg, g, v).astype(BFLOAT16)
+        if wg.plan.levels > warp.LEVELS:
+            wg.write(held.dA, wg.product(held.g, held.v.T))
+        of_levels = meetings(_SIXTEENS), block.levels
+        sums, A = sixteens.gradients(wg, load, log_d, with_itself, dA, *of_levels)
+        wg.write(held.A, beside.zeros(wg, A))
+        if wg.plan.levels <= warp.LEVELS:
+            wg.store()
+            return sums
+        return lax.fori_loop(warp.LEVELS, block.levels, level, sums)
+
+    def at_once() -> list[Sums]:
+        return gentle.gradients(wg, block, of_held, of_rooms, with_itself, meetings, bits, asked)
 
     # By halves a tile alone takes 3% less (H100, N = 80), and one of a pair 2% more.
-    cut = wg.halves if wg.warpgroups == 1 else ((0, wg.width),)
+    cut = wg.halves
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
         r, k, _, _, log_d, dA, A = block.own(of_held, anew=bit).operands()
-        X, Y, E, D = block.own(of_rooms, anew=bit).operands()
+        X, Y, E, D, _ = block.own(of_rooms, anew=bit).operands()
 
-        def met() -> Array:
-            return wg.load_raw(block.own(of_met, anew=bit))
+        def met(part: int) -> Float16[Array, "64 64"]:
+            return beside.meetings(wg, meetings(bit + part))
 
-        mask = masks.decays_to_midpoint(wg, met(), bit)
+        mask = masks.decays_to_midpoint(wg, met(0), bit)
         wg.wait_for_readers()
         of_parts = []
         for part in cut:
@@ -142,34 +114,35 @@ def through_levels(
         wg.store()
         c = warp.joined(wg, of_parts)
         scores = wg.product(X, Y.T).astype(BFLOAT16)
-        meet = masks.of_bfloat16(masks.meet(wg, met(), bit))
+        meet = masks.of_bfloat16(masks.meet(wg, met(8), bit))
         wg.store((A, wg.load_raw(A.ref) + meet * scores), (D, meet * wg.load_raw(dA.ref)))
         sums = _add(wg, sums, c, (D, Y), (D.T, X), (r, k), (E, X), wg.wait_for_readers)
-        mask = masks.decays_to_midpoint(wg, met(), bit, transposed=True)
+        mask = masks.decays_to_midpoint(wg, met(16), bit, transposed=True)
         return _add_of_log(wg, sums, mask, E, X)
 
     if wg.plan.levels <= warp.LEVELS:
-        wg.store()
-        return sums
-    return lax.fori_loop(warp.LEVELS, block.levels, level, sums)
+        return by_levels()
+    asked = gentle.ask(wg, meetings(_GENTLE), block.own(of_held, anew=_GENTLE).operands().log_d)
+    return lax.cond(asked.said != 0, at_once, by_levels)
 
 
 def through_other_tile(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms, of_met
+    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_rooms: Rooms, of_sixteen
 ) -> list[Sums]:
     """One level more, of which a pair's tiles are the halves.
 
     Leaves the scores of the other tile's tokens with this one's, transposed, in the room of dA.
     """
     r, k, v, g, log_d, room, _ = block.own(of_held, anew=1).operands()
-    X, Y, E, D = block.own(of_rooms, anew=1).operands()
+    X, Y, E, D, _ = block.own(of_rooms, anew=1).operands()
     other = block.of(1 - block.index, of_held, anew=1).operands()
     other_X, other_Y, *_ = block.of(1 - block.index, of_rooms, anew=1).operands()
 
-    def met() -> Array:
-        return wg.load_raw(block.own(of_met, anew=1))
+    def to_edge(anew: int, *, transposed: bool = False) -> Float16[Array, "64 64"]:
+        own = wg.load_raw(block.only(of_sixteen, anew=anew))
+        return beside.to_edge(wg, own, block.index, transposed=transposed)
 
-    c = tile.product_of_decays(wg, masks.decays_to_edge(met(), block.index), log_d)
+    c = tile.product_of_decays(wg, to_edge(1), log_d)
     wg.wait_for_readers()
     wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c))
     block.wait_for_all()
@@ -177,8 +150,7 @@ def through_other_tile(
     of_r = wg.product(g, other.v.T).astype(BFLOAT16)
     wg.store((D, wg.product(v, other.g.T)))
     sums = _add(wg, sums, c, (of_r, other_Y), (D, other_X), (r, k), (E, X), block.wait_for_all)
-    mask = masks.decays_to_edge(met(), block.index, transposed=True)
-    return _add_of_log(wg, sums, mask, E, X)
+    return _add_of_log(wg, sums, to_edge(2, transposed=True), E, X)
 
 
 class Way(NamedTuple):
@@ -216,7 +188,7 @@ SAID, ASKED = Way("r", "g", False, 0), Way("k", "v", True, 1)
 
 def through_flow(
     wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_sides: Sides, said, asked,
-    of_met, flow: Array, flows: Array,
+    of_sixteen, flow: Array, flows: Array,
 ) -> list[Sums]:  # fmt: skip
     """What comes past a tile's borders through states that flow one way, and passes the tile.
 
@@ -229,8 +201,8 @@ def through_flow(
         here = anew + way.number
         held, sides = (block.own(x, anew=here).operands() for x in (of_held, of_sides))
         state = sides.states[way.number]
-        met = wg.load_raw(block.own(of_met, anew=here))
-        mask = masks.decays_to_edge(met, way.left(flow))
+        own = wg.load_raw(block.only(of_sixteen, anew=here))
+        mask = beside.to_edge(wg, own, way.left(flow))
         new = []
         for part, x in zip(wg.halves, sums, strict=True):
             own = getattr(held, way.name).columns(*part)
@@ -239,8 +211,8 @@ def through_flow(
             wg.write(sides.room.columns(*part), over * wg.load(own.ref))
             new.append(x._replace(**{way.name: getattr(x, way.name) + over}))
         wg.store()
-        met = wg.load_raw(block.own(of_met, anew=here - 4))
-        mask = masks.decays_to_edge(met, way.left(flow), transposed=True)
+        own = wg.load_raw(block.only(of_sixteen, anew=here - 4))
+        mask = beside.to_edge(wg, own, way.left(flow), transposed=True)
         new = _add_of_log(wg, new, mask, sides.room)
         wg.wait_for_readers()  # here, not where the room is written: registers suffice so
         return new
@@ -272,7 +244,7 @@ def _through_whole_tile(
     """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
     new = []
     log_d = Operand(block.own(of_held, anew=anew).log_d)
-    _, own_room, states, _ = block.own(of_sides, anew=anew)
+    _, own_room, states = block.own(of_sides, anew=anew)
     for part, x in zip(wg.halves, sums, strict=True):
         columns, room = pl.ds(*part), Operand(own_room).columns(*part)
         of_total, seen = wg.zeros(part[1]), 0

@@ -32,6 +32,7 @@ Mask = Float16[Array, "64 s"]
 
 # The float16 whose bits are those of 1 in bfloat16.
 _ONE_AS_BITS = float(np.asarray(1, BFLOAT16).view(np.float16))
+_HALF_AS_BITS = float(np.asarray(0.5, BFLOAT16).view(np.float16))
 
 
 def meetings(columns: int = TILE) -> Mask:
@@ -42,9 +43,22 @@ def meetings(columns: int = TILE) -> Mask:
     return jnp.asarray(np.sign(column - row) * bit, FLOAT16)
 
 
+def bits(columns: int) -> Float16[Array, "2 64 s"]:
+    """For `choose.where`: all bits where the column's token is earlier (0), or later (1)."""
+    row, column = np.indices((TILE, columns))
+    row %= columns
+    marked = np.stack([column < row, column > row]).astype(np.uint16) * np.uint16(0xFFFF)
+    return jnp.asarray(marked.view(np.float16))
+
+
 def of_bfloat16(mask: Mask) -> BFloat16[Array, "64 s"]:
     """A mask in bfloat16, without a conversion."""
     return lax.bitcast_convert_type(mask * _number(_ONE_AS_BITS), BFLOAT16)
+
+
+def halves_of_bfloat16(mask: Mask) -> BFloat16[Array, "64 s"]:
+    """As `of_bfloat16`, of a mask of halves and minus halves."""
+    return lax.bitcast_convert_type(mask * _number(2 * _HALF_AS_BITS), BFLOAT16)
 
 
 def meet(wg: Warpgroup, meetings: Mask, bit: int | Int[Array, ""]) -> Mask:
@@ -76,6 +90,13 @@ def decays_to_midpoint(
 def decays_to_edge(meetings: Mask, left: int | Array, *, transposed: bool = False) -> Mask:
     """Where the column's token lies beyond the row's: up to the tile's left edge (1), or right."""
     return _between_0_and_1(_number(2 * left - 1 if transposed else 1 - 2 * left) * meetings)
+
+
+def from_middle(meetings: Mask) -> Mask:
+    """A half where the column's token is earlier than the row's, minus a half where it is later:
+    sums up to each token from the middle of all of a tile's.
+    """
+    return jnp.maximum(jnp.minimum(-meetings, _number(1)), _number(-1)) * _number(0.5)
 
 
 def everywhere(wg: Warpgroup, marked: Bool[Array, ""]) -> Mask:

@@ -45,7 +45,7 @@ def scores(
     for r, k in load(0):
         met = warp.meet(wg, r, k, met)
     A = masks.of_bfloat16(masks.meet(wg, meetings, 0)) * met.astype(BFLOAT16)
-    return _levels(levels, level, A + _on_diagonal(wg, with_itself))
+    return _levels(levels, level, A + on_diagonal(wg, with_itself))
 
 
 def gradients(
@@ -55,27 +55,27 @@ def gradients(
     with_itself: Float[Array, "64"],
     dA: BFloat16[Array, "64 16"],
     meetings: Float16[Array, "64 16"],
-    sums: list[Sums],
     levels: int | Array,
 ) -> tuple[list[Sums], BFloat16[Array, "64 16"]]:
-    """sums, of some channels each, with what comes through the scores, whose gradients are dA; and
-    the scores.
+    """What comes through the scores, whose gradients are dA, by halves of the channels; and the
+    scores.
 
     levels: of all that the tile has.
     """
     logs = [warp.turned(wg, x) for x in sixteens(wg, log_d)]
-    parts = [Sums(*x) for of in sums for x in zip(*(sixteens(wg, x) for x in of), strict=True)]
+    parts: list[Sums] = []
 
     # At the first level nothing lies between.
     meet = masks.of_bfloat16(masks.meet(wg, meetings, 0))
     D = meet * dA
     D_transposed = warp.transposed(wg, D)
     met: Any = None
-    for i, ((r, k), x) in enumerate(zip(load(0), parts, strict=True)):
+    for r, k in load(0):
         met = warp.meet(wg, r, k, met)
-        of_r = warp.mix(wg, D, warp.turned(wg, k), x.r)
-        parts[i] = Sums(of_r, warp.mix(wg, D_transposed, warp.turned(wg, r), x.k), x.log_d)
-    A = meet * met.astype(BFLOAT16) + _on_diagonal(wg, with_itself)
+        of_r = warp.mix(wg, D, warp.turned(wg, k))
+        of_k = warp.mix(wg, D_transposed, warp.turned(wg, r))
+        parts.append(Sums(of_r, of_k, wg.zeros(warp.SIXTEEN)))
+    A = meet * met.astype(BFLOAT16) + on_diagonal(wg, with_itself)
 
     def level(bit: Int[Array, ""], carry):
         parts, A = carry
@@ -88,7 +88,7 @@ def gradients(
         met: Any = None
         for (r, k), log_d, x in zip(load(bit), logs, parts, strict=True):
             c = jnp.exp2(warp.mix(wg, mask, log_d))
-            X, Y = r.astype(jnp.float32) * c, k.astype(jnp.float32) * c
+            X, Y = wg.float32(r) * c, wg.float32(k) * c
             X_, Y_ = X.astype(BFLOAT16), Y.astype(BFLOAT16)
             met = warp.meet(wg, X_, Y_, met)
             of_r = warp.mix(wg, D, warp.turned(wg, Y_))
@@ -101,7 +101,7 @@ def gradients(
 
     parts, A = _levels(levels, level, (parts, A))
     rest = iter(parts)
-    cut = [itertools.islice(rest, x.r.shape[1] // warp.SIXTEEN) for x in sums]
+    cut = [itertools.islice(rest, x // warp.SIXTEEN) for _, x in wg.halves]
     return [Sums(*(warp.joined(wg, x) for x in zip(*of, strict=True))) for of in cut], A
 
 
@@ -110,7 +110,8 @@ def diagonal(wg: Warpgroup, A: Float[Array, "64 16"]) -> Float[Array, "64"]:
     return wg.sum_of_columns(jnp.where(_itself(wg), A, 0.0))
 
 
-def _on_diagonal(wg: Warpgroup, x: Float[Array, "64"]) -> BFloat16[Array, "64 16"]:
+def on_diagonal(wg: Warpgroup, x: Float[Array, "64"]) -> BFloat16[Array, "64 16"]:
+    """What each token has with itself, among its sixteen."""
     return jnp.where(_itself(wg), wg.spread(x, 0, warp.SIXTEEN), 0.0).astype(BFLOAT16)
 
 

@@ -184,7 +184,7 @@ def _kernel(
             (log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i))),
             (left, tokens.load(wg, at(values_, stage))),
         )
-        of_keys = tokens.load(wg, at(keys_, stage)).astype(jnp.float32)
+        of_keys = wg.float32(tokens.load(wg, at(keys_, stage)))
         wg.store((right, of_keys * tile.product_of_decays(wg, to_edge, log_d)))
         log_total = warp.first_row(wg, tile.log2_product(wg, across, log_d))
         total = wg.spread(jnp.exp2(log_total), 1, block.width)

@@ -10,6 +10,8 @@ operand that it is multiplied into; if all are as small as exp(-20), 5e-3 of the
 import math
 
 import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float16
 
 from rwkv_kernels.gpu import warp
@@ -68,4 +70,21 @@ def with_itself(
     """r . u . k of each token, u [n] in main memory: in float32, since where a sequence is short
     there is little else, and the sum may nearly cancel.
     """
-    return wg.sum_of_columns(r.astype(jnp.float32) * wg.load_row(u) * k.astype(jnp.float32))
+    return wg.sum_of_columns(wg.float32(r) * wg.load_row(u) * wg.float32(k))
+
+
+def with_itself_in_turn(wg: Warpgroup, r: Parts, k: Parts, u, once: Array) -> Float[Array, "64"]:
+    """As `with_itself`, of tokens as they came, sixteen channels after the other, since registers
+    are short. once: 1, which the compiler does not know, or it would write the loop out.
+    """
+    total, start = wg.zero_by_row(), 0
+    for of_r, of_k in zip(r, k, strict=True):
+
+        def add(i, total, of_r=of_r, of_k=of_k, start=start):
+            r, k = (wg.load_raw(x.at[:, pl.ds(16 * i, 16)]) for x in (of_r, of_k))
+            return total + with_itself(wg, r, k, u.at[pl.ds(start + 16 * i, 16)])
+
+        width = of_r.shape[-1]
+        total = lax.fori_loop(0, width // 16 * once, add, total)
+        start += width
+    return total

@@ -2,7 +2,7 @@
 in parts of some channels each (`plan.parts`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.experimental import pallas as pl
@@ -18,6 +18,18 @@ def load(wg: Warpgroup, tile: Parts) -> Float[Array, "64 n"]:
     """A tile in the dtype it has."""
     pieces = [wg.load_raw(part) for part in tile]
     return pieces[0] if len(pieces) == 1 else warp.joined(wg, pieces)
+
+
+def columns(wg: Warpgroup, tile: Parts, first: int, count: int) -> Float[Array, "64 count"]:
+    """Some of a tile's channels, in sixteens."""
+    return warp.joined(wg, list(sixteens(wg, tile))[first // 16 : (first + count) // 16])
+
+
+def sixteens(wg: Warpgroup, tile: Parts) -> Iterator[Float[Array, "64 16"]]:
+    """A tile's channels, sixteen at a time."""
+    for part in tile:
+        for first in range(0, part.shape[-1], warp.SIXTEEN):
+            yield wg.load_raw(part.at[:, pl.ds(first, warp.SIXTEEN)])
 
 
 def write(wg: Warpgroup, tile: Parts, x: Float[Array, "64 n"], first: int = 0) -> None:

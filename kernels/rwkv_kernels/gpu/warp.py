@@ -12,13 +12,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.mlir import ir
-from jax.extend.mlir.dialects import arith
 from jaxlib.mlir.dialects import llvm
-from jaxtyping import Array, BFloat16, Float, Float16
+from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warpgroup import Warpgroup
@@ -40,7 +38,7 @@ def meet(
 
     given = (x, y) if sums is None else (x, y, sums)
 
-    @_inline(len(given), SIXTEEN, jnp.float32)
+    @inline(len(given), SIXTEEN, jnp.float32)
     def multiply(_, x, y, sums=None):
         # [16 channels, their half, tokens' half] -> [16 channels, tokens' half, their half]
         return _product(x, y.registers.reshape(n // 16, 2, 2).swapaxes(1, 2), SIXTEEN, sums)
@@ -53,7 +51,7 @@ def columns(wg: Warpgroup, x: Float[Array, "64 n"], first: int, count: int) -> A
     if wg.interpret is not None:
         return x[:, first : first + count]
 
-    @_inline(1, count, x.dtype)
+    @inline(1, count, x.dtype)
     def cut(_, x):
         return x[:, first : first + count]
 
@@ -73,7 +71,7 @@ def mix(
 
     given = (d, y_turned) if sums is None else (d, y_turned, sums)
 
-    @_inline(len(given), n, jnp.float32)
+    @inline(len(given), n, jnp.float32)
     def multiply(_, d, y, sums=None):
         return _product(d, y.registers, n, sums)
 
@@ -86,11 +84,11 @@ def joined(wg: Warpgroup, parts: Sequence[Float[Array, "64 n"]]) -> Array:
         return jnp.concatenate(parts, axis=1)
     n = sum(x.shape[1] for x in parts)
 
-    @_inline(len(parts), n, parts[0].dtype)
+    @inline(len(parts), n, parts[0].dtype)
     def join(_, *parts):
         registers = [x.registers.reshape(-1, 2) for x in parts]  # each 8 columns, tokens' half
         shape = mgpu.WGMMA_LAYOUT.registers_shape((TILE, n))
-        return _of_registers(np.concatenate(registers).reshape(shape), mgpu.WGMMA_LAYOUT)
+        return of_registers(np.concatenate(registers).reshape(shape), mgpu.WGMMA_LAYOUT)
 
     return join(*parts)
 
@@ -102,9 +100,9 @@ def turned(wg: Warpgroup, y: Float[Array, "64 n"]) -> Float[Array, "64 n"]:
         blocks = y.reshape(TILE // 8, 8, n // 8, 8).swapaxes(1, 3)  # [64, n] -> [8, 8, n / 8, 8]
         return blocks.reshape(TILE, n)  # [8, 8, n / 8, 8] -> [64, n]
 
-    @_inline(1, n, y.dtype)
+    @inline(1, n, y.dtype)
     def turn(_, y):
-        return _of_registers(np.vectorize(_turn, otypes=[object])(y.registers), y.layout)
+        return of_registers(np.vectorize(_turn, otypes=[object])(y.registers), y.layout)
 
     return turn(y)
 
@@ -115,10 +113,10 @@ def transposed(wg: Warpgroup, d: BFloat16[Array, "64 16"]) -> BFloat16[Array, "6
         d = d.reshape(-1, SIXTEEN, SIXTEEN).swapaxes(1, 2)  # [64, 16] -> [4, 16, 16]
         return d.reshape(TILE, SIXTEEN)  # [4, 16, 16] -> [64, 16]
 
-    @_inline(1, SIXTEEN, d.dtype)
+    @inline(1, SIXTEEN, d.dtype)
     def transpose(_, d):
         blocks = np.vectorize(_turn, otypes=[object])(d.registers.reshape(2, 2))
-        return _of_registers(blocks.T.reshape(d.registers.shape), d.layout)
+        return of_registers(blocks.T.reshape(d.registers.shape), d.layout)
 
     return transpose(d)
 
@@ -135,69 +133,9 @@ def first_row(wg: Warpgroup, x: Float[Array, "64 n"]) -> Float[Array, "n"]:
     def take(_, x):
         rows = layout.reduce(0).to_mgpu()
         registers = x.registers.reshape(n // 8, 2)[:, 0]  # each 8 columns, of a token
-        return _of_registers(registers.reshape(rows.registers_shape((n,))), rows)
+        return of_registers(registers.reshape(rows.registers_shape((n,))), rows)
 
     return take(x)
-
-
-def block_diagonal(wg: Warpgroup, d: BFloat16[Array, "64 16"]) -> BFloat16[Array, "64 64"]:
-    """d where a token's sixteen are among all 64, and 0 elsewhere."""
-    if wg.interpret is not None:
-        everywhere = jnp.tile(d, (1, TILE // SIXTEEN))
-        of = [lax.broadcasted_iota(jnp.int32, (TILE, TILE), axis) // SIXTEEN for axis in (0, 1)]
-        return jnp.where(of[0] == of[1], everywhere, jnp.zeros_like(everywhere))
-
-    @_inline(1, TILE, d.dtype)
-    def spread(_, d):
-        i32 = ir.IntegerType.get_signless(32)
-        warp = arith.remui(mgpu.warp_idx(sync=False), mgpu.c(TILE // SIXTEEN, i32))
-        result = np.empty((TILE // SIXTEEN, 2, 2), object)  # [sixteen, its half, tokens' half]
-        for i, of_one in enumerate(result):
-            here = arith.cmpi(arith.CmpIPredicate.eq, warp, mgpu.c(i, i32))
-            for at, register in np.ndenumerate(d.registers.reshape(2, 2)):
-                of_one[at] = arith.select(here, register, mgpu.c(0.0, register.type))
-        shape = mgpu.WGMMA_LAYOUT.registers_shape((TILE, TILE))
-        return _of_registers(result.reshape(shape), d.layout)
-
-    return spread(d)
-
-
-def with_other_sixteens(
-    wg: Warpgroup, meetings: Float16[Array, "64 16"]
-) -> Float16[Array, "64 64"]:
-    """Meetings (`masks.meetings`) of all 64 tokens, by those of each token's sixteen.
-
-    A warp's tokens meet all of another sixteen at one level, that of 16 or of 32 tokens.
-    """
-    if wg.interpret is not None:
-        row, column = (wg.index(TILE, axis) // SIXTEEN for axis in (0, 1))
-        level = jnp.where(row ^ column == 1, LEVELS + 1, LEVELS + 2)
-        level = jnp.where(column > row, level, -level).astype(meetings.dtype)
-        return jnp.where(row == column, jnp.tile(meetings, (1, TILE // SIXTEEN)), level)
-
-    @_inline(1, TILE, meetings.dtype)
-    def spread(_, meetings):
-        i32, is_ = ir.IntegerType.get_signless(32), arith.CmpIPredicate
-        warp = arith.remui(mgpu.warp_idx(sync=False), mgpu.c(TILE // SIXTEEN, i32))
-        own = meetings.registers.reshape(2, 2)  # [their half, tokens' half]
-        pair = own[0, 0].type
-        result = np.empty((TILE // SIXTEEN, 2, 2), object)  # [sixteen, its half, tokens' half]
-        for i, of_one in enumerate(result):
-            sixteen = mgpu.c(i, i32)
-            here = arith.cmpi(is_.eq, warp, sixteen)
-            near = arith.cmpi(is_.eq, arith.xori(warp, sixteen), mgpu.c(1, i32))
-            later = arith.cmpi(is_.ult, warp, sixteen)
-            level = arith.select(
-                later,
-                arith.select(near, mgpu.c(LEVELS + 1.0, pair), mgpu.c(LEVELS + 2.0, pair)),
-                arith.select(near, mgpu.c(-LEVELS - 1.0, pair), mgpu.c(-LEVELS - 2.0, pair)),
-            )
-            for at, register in np.ndenumerate(own):
-                of_one[at] = arith.select(here, register, level)
-        shape = mgpu.WGMMA_LAYOUT.registers_shape((TILE, TILE))
-        return _of_registers(result.reshape(shape), meetings.layout)
-
-    return spread(meetings)
 
 
 def _played(formula: str, x: Array, y: Array, sums: Array | None) -> Array:
@@ -208,7 +146,7 @@ def _played(formula: str, x: Array, y: Array, sums: Array | None) -> Array:
     return product if sums is None else sums + product
 
 
-def _inline(arguments: int, columns: int, dtype):
+def inline(arguments: int, columns: int, dtype):
     """Arrays in registers in, an array in registers [64, columns] out."""
     layout: Any = plgpu.Layout.WGMMA
     result = plgpu.ShapeDtypeStruct((TILE, columns), dtype, layout)
@@ -224,7 +162,7 @@ def _product(x, registers: np.ndarray, columns: int, sums=None):
     layouts = mgpu.MMALayouts(x.mlir_dtype)
     k = x.shape[1]
     lhs, rhs = (
-        _of_registers(r.reshape(layout.registers_shape(shape)), layout)
+        of_registers(r.reshape(layout.registers_shape(shape)), layout)
         for r, layout, shape in (
             (x.registers, layouts.lhs, (TILE, k)),
             (registers, layouts.rhs, (k, columns)),
@@ -233,11 +171,11 @@ def _product(x, registers: np.ndarray, columns: int, sums=None):
     if sums is None:
         zero = mgpu.c(0.0, ir.F32Type.get())
         sums = mgpu.FragmentedArray.splat(zero, (TILE, columns), layouts.acc)
-    product = mgpu.mma(_of_registers(sums.registers, layouts.acc), lhs, rhs)
-    return _of_registers(product.registers, mgpu.WGMMA_LAYOUT)
+    product = mgpu.mma(of_registers(sums.registers, layouts.acc), lhs, rhs)
+    return of_registers(product.registers, mgpu.WGMMA_LAYOUT)
 
 
-def _of_registers(registers: np.ndarray, layout):
+def of_registers(registers: np.ndarray, layout):
     return mgpu.FragmentedArray(_registers=registers, _layout=layout, _is_signed=None)
 
 

@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.extend.mlir import ir
+from jax.extend.mlir.dialects import arith
+from jaxlib.mlir.dialects import llvm
 from jaxtyping import Array, BFloat16, Float, Int
 
 from rwkv_kernels.gpu.plan import TILE, Plan, parts
@@ -71,7 +75,32 @@ class Warpgroup:
 
     def load(self, ref) -> Float[Array, "64 n"]:
         """A tile from memory into registers, as float32."""
-        return self.load_raw(ref).astype(jnp.float32)
+        return self.float32(self.load_raw(ref))
+
+    def float32(self, x: Float[Array, "64 n"]) -> Float[Array, "64 n"]:
+        """A tile's numbers. Of a pair of bfloat16 one is shifted and one masked: the compiler would
+        take three steps.
+        """
+        if self.interpret is not None or x.dtype != BFLOAT16:
+            return x.astype(jnp.float32)
+        layout: Any = plgpu.Layout.WGMMA
+
+        @plgpu.inline_mgpu(
+            arg_types=(layout,), return_type=plgpu.ShapeDtypeStruct(x.shape, jnp.float32, layout)
+        )
+        def halves(_, x):
+            i32, f32 = ir.IntegerType.get_signless(32), ir.F32Type.get()
+            result = np.empty_like(x.registers)
+            for at, register in np.ndenumerate(x.registers):
+                bits = llvm.bitcast(i32, register)
+                of_two = llvm.mlir_undef(ir.VectorType.get((2,), f32))
+                both = arith.shli(bits, mgpu.c(16, i32)), arith.andi(bits, mgpu.c(0xFFFF0000, i32))
+                for i, half in enumerate(both):
+                    of_two = llvm.insertelement(of_two, llvm.bitcast(f32, half), mgpu.c(i, i32))
+                result[at] = of_two
+            return mgpu.FragmentedArray(_registers=result, _layout=x.layout, _is_signed=None)
+
+        return halves(x)
 
     def load_raw(self, ref) -> Float[Array, "64 n"]:
         """A tile from memory into registers, in the dtype it has."""
@@ -100,6 +129,13 @@ class Warpgroup:
         if self.interpret is not None:
             return zeros
         return plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)
+
+    def zero_by_row(self) -> Float[Array, "64"]:
+        """To begin a sum of each row with."""
+        zeros = jnp.zeros(TILE, jnp.float32)
+        if self.interpret is not None:
+            return zeros
+        return plgpu.layout_cast(zeros, plgpu.Layout.WGMMA.reduce(1))
 
     def index(self, columns: int, axis: int) -> Int[Array, "64 columns"]:
         """Which row (axis 0) or column each element of a tile is in."""
@@ -225,6 +261,13 @@ class Warpgroup:
         half = 16 * (sixteens - sixteens // 2)
         parts = ((0, half), (half, self.width - half))
         return tuple(part for part in parts if part[1])
+
+    @property
+    def thirds(self) -> tuple[tuple[int, int], ...]:
+        """As `halves`, 32 channels each, or as many as cannot be cut in shared memory."""
+        count = max(32, self.swizzle // 2)
+        firsts = range(0, self.width, count)
+        return tuple((first, min(count, self.width - first)) for first in firsts)
 
     @property
     def _transforms(self) -> tuple:

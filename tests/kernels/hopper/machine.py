@@ -10,7 +10,7 @@ What it does not know: time, caches, and the hazards of registers that the compi
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -96,6 +96,7 @@ class Machine:
         self._written_by = np.zeros(whole // 4, "i2")
         self._barriers: dict[int, _Barrier] = {}
         self._met: dict[int, list[int]] = {}  # threads there, how often all were
+        self._votes: dict[tuple[int, int], list[bool]] = {}  # by barrier and time
         warps = [
             _Warp(i, _Later(self._lazy), _Later(self._lazy))
             for i in range(self._program.threads // LANES)
@@ -128,6 +129,15 @@ class Machine:
             state[:] = 0, times + 1
         while state[1] == times:
             yield
+
+    def vote(self, value: np.ndarray, barrier: np.ndarray, count: np.ndarray) -> Generator:
+        """Waits as `meet` does; gives 1 if all threads' values are not 0, else 0."""
+        number = int(barrier[0])
+        _, time = self._met.setdefault(number, [0, 0])
+        votes = self._votes.setdefault((number, time), [])
+        votes.append(bool(value.all()))
+        yield from self.meet(barrier, count)
+        return np.full(LANES, all(votes), "u4")
 
     def transposed_8x8(self, register: np.ndarray) -> np.ndarray:
         numbers = register.view("u2").reshape(8, 8)  # a row is four threads' pairs

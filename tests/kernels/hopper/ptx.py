@@ -37,6 +37,13 @@ _PRODUCT = re.compile(
     r"\{ \.reg \.pred p; setp\.ne\.b32 p, 1, 0; (wgmma\.mma_async[^;]*;) \}"
 )  # to be added to the sums, always
 
+_VOTE = re.compile(
+    r"\{ \.reg \.pred p; setp\.ne\.b32 p, ([^,]+), 0; bar\.red\.and\.pred p, ([^,]+), (\d+), p; "
+    r"selp\.b32 ([^,]+), 1, 0, p; \}"
+)  # whether all threads say so
+
+_OF_MACHINE = {"cp", "mbarrier", "fence", "bar", "wgmma", "elect", "wait", "vote", "ret", "st"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -69,6 +76,7 @@ def program(text: str) -> Program:
         r"//[^\n]*|^\s*\.(loc|reg|shared)\b[^\n]*|^\$L__(tmp|func)\w*:", "", body, flags=re.M
     )
     body = _PRODUCT.sub(r"\1", _WAIT.sub(r"wait [\1], \2;", body))
+    body = _VOTE.sub(r"vote \4, \1, \2, \3;", body)
     body = re.sub(r"^(\$L__BB\w+):", r"label \1;", body, flags=re.M)
     lines = _Lines()
     for statement in body.split(";"):
@@ -131,7 +139,7 @@ class _Lines:
             self._labels.setdefault(label, len(self._labels) + 1)
             jump = f"at = {label}; continue"
             return jump if predicate is None else f"if m.all_or_none({predicate}): {jump}"
-        if kind in ("cp", "mbarrier", "fence", "bar", "wgmma", "elect", "wait", "ret", "st"):
+        if kind in _OF_MACHINE:
             return self._of_machine(opcode, operands, predicate or "warp.all")
         if predicate is not None:
             raise _unknown(f"{opcode} where only some threads take part")
@@ -246,6 +254,9 @@ class _Lines:
             return (
                 f"yield from m.wait({self.address(operands[0])}, {self.read(operands[1], 'b32')})"
             )
+        if kind == "vote":
+            value, barrier, count = (self.read(x, "b32") for x in operands[1:])
+            return f"{_variable(operands[0])} = yield from m.vote({value}, {barrier}, {count})"
         if kind == "bar":
             count = self.read(operands[1], "b32") if len(operands) > 1 else "m.all_threads"
             return f"yield from m.meet({self.read(operands[0], 'b32')}, {count})"

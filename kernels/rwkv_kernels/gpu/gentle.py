@@ -1,0 +1,226 @@
+"""A tile whose decays are gentle: all of its tokens meet at once, in the place of six levels.
+
+Levels never divide decays. Here they are divided, within bounds: let h_t be the sum of log decays
+up to token t, half of its own included, less half of the whole tile's. What lies between s and a
+later t is exp(h_t - log d_t / 2) exp(-h_s - log d_s / 2) = P_t Q_s, and between s and an earlier t
+Q_t P_s. So r P meets k Q on one side of the diagonal, and r Q meets k P on the other: two masked
+products. P and Q are at most the root of one over what a channel decays in the tile. While that is
+no more than 2^58, nothing overflows, and r P in bfloat16 has as many digits as r c has at a level.
+
+The gradient of a log decay is then a difference of sums over the tile, in which what has no part in
+it cancels, since both are sums of the same products of rounded numbers. What they are held in, two
+bfloat16 parts, leaves 2^-16 of it, times the log decay, where all that remains may be as small as
+the decay. So no single decay may be strong either.
+
+Tiles are asked while the kernel runs. Those that are not gentle take the levels, which hold for any
+decays.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, BFloat16, Float, Float16, Int
+
+from rwkv_kernels.gpu import beside, choose, masks, sixteens, tile, tokens, warp
+from rwkv_kernels.gpu.call import Block
+from rwkv_kernels.gpu.plan import TILE
+from rwkv_kernels.gpu.rooms import Held, Rooms
+from rwkv_kernels.gpu.sums import Sums
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
+
+# To base 2: the largest log of P and Q, whose tile decays by exp(-80), and the least log decay of a
+# token, exp(-3).
+MOST, LEAST = 58.0, -4.33
+
+# For `Block.own`: parts of the kernel; of those that are by channels, the first.
+_DECAY, _MEET, _LEFT, _GRADIENTS, _LOGS = 110, 120, 121, 130, 140
+
+
+class Asked(NamedTuple):
+    """What a tile has said.
+
+    Attributes:
+      said: 1 if it is gentle, else 0; no compiler knows it.
+      h: float32 [64, N], see above, to base 2.
+      log_d: as it is held.
+    """
+
+    said: Int[Array, ""]
+    h: Float[Array, "64 n"]
+    log_d: Float16[Array, "64 n"]
+
+
+def ask(wg: Warpgroup, of_sixteen: masks.Mask, log_d: Operand) -> Asked:
+    """of_sixteen: meetings of each token's sixteen (`masks.meetings`)."""
+    h = tile.log2_product(wg, _from_middle(wg, of_sixteen), log_d)
+    held = wg.load_raw(log_d.ref)
+    # The first token's is the largest h, and minus the last one's, which is about as large.
+    return Asked(choose.within(wg, h, MOST, held, LEAST * tile.LOG_SCALE), h, held)
+
+
+def scores(
+    wg: Warpgroup, block: Block, rooms: Sequence, bits, asked: Asked
+) -> BFloat16[Array, "64 64"]:
+    """A of each token with all others, with y = A v; with itself 0.
+
+    rooms: r and k as they came, log d, and one for decayed keys, that nobody reads; bits:
+    `masks.bits` of each token's sixteen, in main memory.
+    """
+
+    def decay(i: int, part: tuple[int, int]) -> tuple[Array, ...]:
+        of_r, of_k, _, keys = block.own(rooms, anew=_DECAY + i)
+        P, Q = _factors(*(warp.columns(wg, x, *part) for x in (asked.h, asked.log_d)))
+        r, k = (wg.float32(tokens.columns(wg, x, *part)) for x in (of_r, of_k))
+        wg.write(Operand(keys).columns(*part), k * Q)
+        return tuple(x.astype(BFLOAT16) for x in (r * P, r * Q, k * P))
+
+    found = []
+    for i, part in enumerate(wg.thirds):
+        nothing = 3 * (choose.anything(wg, part[1], BFLOAT16),)
+        work = functools.partial(decay, i, part)
+        found.append(choose.apart(asked.said, i, work, *nothing))
+    r_right, r_left, k_left = (warp.joined(wg, x) for x in zip(*found, strict=True))
+    wg.store()
+    *_, keys = block.own(rooms, anew=_MEET)
+    to_right = wg.product(r_right, Operand(keys).T).astype(BFLOAT16)
+    A = choose.where(wg, _bits(wg, block, bits, 0), to_right)
+    if wg.plan.causal:
+        return A
+    wg.wait_for_readers()
+    *_, keys = block.own(rooms, anew=_LEFT)
+    wg.store((Operand(keys), k_left))
+    to_left = wg.product(r_left, Operand(keys).T).astype(BFLOAT16)
+    return choose.where(wg, _bits(wg, block, bits, 1), to_left, A)
+
+
+def gradients(
+    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, with_itself: Float[Array, "64"],
+    of_sixteen: Callable[[int], masks.Mask], bits, asked: Asked,
+) -> list[Sums]:  # fmt: skip
+    """What comes through the scores, by halves of the channels. Leaves the scores in the room of A.
+
+    with_itself: r_t . u . k_t; of_sixteen: gives meetings of each token's sixteen; bits: see
+    `scores`.
+    """
+    for i, part in enumerate(wg.thirds):
+        h, log_d = (warp.columns(wg, x, *part) for x in (asked.h, asked.log_d))
+        decay = functools.partial(_decay, wg, block, of_held, of_rooms, part, h, log_d, i)
+        choose.apart(asked.said, i, decay)
+    wg.store()
+    # In registers until nobody reads r Q any more, of which there may be some in its room.
+    A = _meet(wg, block, of_held, of_rooms, bits)
+    A = A + beside.zeros(wg, sixteens.on_diagonal(wg, with_itself))
+    wg.store()
+
+    found, of_logs = [], []
+    for i, part in enumerate(wg.thirds):
+        x, y = (choose.anything(wg, part[1], dtype) for dtype in (jnp.float32, BFLOAT16))
+        h = warp.columns(wg, asked.h, *part)
+        work = functools.partial(_of_part, wg, block, of_held, of_rooms, part, h, i)
+        *of_tokens, high, low = choose.apart(asked.said, i, work, x, x, x, y, y)
+        found.append(Sums(*of_tokens))
+        of_logs.append((high, low))
+    sums = Sums(*(warp.joined(wg, x) for x in zip(*found, strict=True)))
+    high, low = (warp.joined(wg, x) for x in zip(*of_logs, strict=True))
+    wg.wait_for_readers()
+    of_A, rooms = block.own((of_held.A, of_rooms), anew=_LOGS)
+    X, _, E, *_ = rooms.operands()
+    wg.store((Operand(of_A), A), (E, high), (X, low))
+    mask = masks.halves_of_bfloat16(_from_middle(wg, of_sixteen(_LOGS)))
+    new = []
+    for part in wg.halves:
+        r, k, log_d = (warp.columns(wg, x, *part) for x in sums)
+        of_log = log_d + wg.product(mask, E.columns(*part), X.columns(*part))
+        # Nothing lies beyond the first token, or the last: theirs is 0, and not what is left of it.
+        row = wg.index(part[1], 0)
+        between = (row > 0) & (row < block.tokens_in(block.part) - 1)
+        new.append(Sums(r, k, jnp.where(between, of_log, 0.0)))
+    return new
+
+
+def _decay(
+    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, part: tuple[int, int],
+    h: Float[Array, "64 n"], log_d: Float16[Array, "64 n"], i: int,
+) -> tuple[()]:  # fmt: skip
+    """Leaves r and k times P and Q, of some channels."""
+    held = block.own(of_held, anew=_DECAY + i).operands()
+    X, Y, E, _, Z = block.own(of_rooms, anew=_DECAY + i).operands()
+    P, Q = _factors(h, log_d)
+    r, k = (wg.load(x.columns(*part).ref) for x in (held.r, held.k))
+    wg.write(X.columns(*part), k * Q)
+    wg.write(E.columns(*part), r * P)
+    if not wg.plan.causal:
+        wg.write(Y.columns(*part), k * P)
+        wg.write(_left(Z, held.A, part), r * Q)
+    return ()
+
+
+def _meet(
+    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, bits
+) -> BFloat16[Array, "64 64"]:
+    """Scores, with 0 on the diagonal; leaves their gradients in rooms for either side."""
+    _, _, v, g, _, dA, A = block.own(of_held, anew=_MEET).operands()
+    X, Y, E, D, Z = block.own(of_rooms, anew=_MEET).operands()
+    to_right = wg.product(E, X.T)
+    of_scores = wg.product(g, v.T).astype(BFLOAT16)
+    earlier = _bits(wg, block, bits, 0)
+    found = choose.where(wg, earlier, to_right.astype(BFLOAT16))
+    wg.write(D, choose.where(wg, earlier, of_scores))
+    if wg.plan.causal:
+        return found
+    to_left = wg.zeros(TILE)
+    for part in wg.thirds:
+        to_left = wg.add_product(to_left, _left(Z, A, part), Y.columns(*part).T)
+    later = _bits(wg, block, bits, 1)
+    wg.write(dA, choose.where(wg, later, of_scores))
+    return choose.where(wg, later, to_left.astype(BFLOAT16), found)
+
+
+def _of_part(
+    wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, part: tuple[int, int],
+    h: Float[Array, "64 n"], i: int,
+) -> tuple[Array, ...]:  # fmt: skip
+    """Sums of some channels, and two parts of what is still to be summed over tokens for log d.
+
+    With E and F the gradients of log P and log Q, times them: that of log d_j is half of the sum of
+    E - F after j, less half of that before j, less half of E_j + F_j.
+    """
+    *_, of_log_d, dA, A = block.own(of_held, anew=_GRADIENTS + i).operands()
+    X, Y, E, D, Z = block.own(of_rooms, anew=_GRADIENTS + i).operands()
+    P, Q = _factors(h, wg.load_raw(of_log_d.columns(*part).ref))
+
+    def one_way(of_scores: Operand, readers: Operand, keys: Operand, to_r: Array, to_k: Array):
+        of_r, of_k = wg.products((of_scores, keys), (of_scores.T, readers))
+        by_r, by_k = of_r * wg.load(readers.ref), of_k * wg.load(keys.ref)
+        return Sums(of_r * to_r, of_k * to_k, -0.5 * (by_r + by_k)), by_k - by_r
+
+    sums, of_log = one_way(D, E.columns(*part), X.columns(*part), P, Q)
+    if not wg.plan.causal:
+        more, against = one_way(dA, _left(Z, A, part), Y.columns(*part), Q, P)
+        sums, of_log = Sums(*map(jnp.add, sums, more)), of_log - against
+    return *sums, *wg.split(of_log)
+
+
+def _left(Z: Operand, A: Operand, part: tuple[int, int]) -> Operand:
+    """Where r Q is, of some channels."""
+    first, count = part
+    return Z.columns(*part) if first < TILE else A.columns(first - TILE, count)
+
+
+def _factors(h: Array, log_d: Float16[Array, "64 n"]) -> tuple[Array, Array]:
+    """P and Q, float32 [64, n]."""
+    half = log_d.astype(jnp.float32) * (0.5 / tile.LOG_SCALE)
+    return jnp.exp2(h - half), jnp.exp2(-h - half)
+
+
+def _from_middle(wg: Warpgroup, of_sixteen: masks.Mask) -> Float16[Array, "64 64"]:
+    """`masks.from_middle` of all tokens."""
+    return beside.halves(wg, masks.from_middle(of_sixteen))
+
+
+def _bits(wg: Warpgroup, block: Block, bits, later: int) -> Float16[Array, "64 64"]:
+    """`masks.bits` of all tokens, for earlier or later ones."""
+    own = wg.load_raw(block.only(bits.at[later : later + 1], anew=_MEET + later))
+    return beside.bits(wg, own, earlier=not later)
