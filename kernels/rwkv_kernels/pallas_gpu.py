@@ -10,9 +10,12 @@ a block and read each other's shared memory: up to four of them forward, two bac
 them say to one another flows through states at their borders, for which the sequence is gone over
 once before (`gpu/sweep.py`), as it is for a causal WKV, whose state comes in and goes out.
 
+A tile whose decays are gentle, as most are, needs no levels: it is asked while the kernel runs.
+
 The way through `gpu/`: plan (how a call is cut) -> sweep, forward, backward (the kernels) -> call
-(how tokens come and go) -> sixteens, tile, gradients (tokens among themselves, what comes back from
-others) -> masks (who meets whom) -> warp, warpgroup (what all is written in).
+(how tokens come and go) -> gentle, sixteens, tile, gradients (tokens among themselves, what comes
+back from others) -> masks, beside (who meets whom) -> choose, warp, warpgroup (what all is written
+in).
 
 Operands of products are bfloat16, sums float32. docs/kernels.md has what was measured, and on what.
 """

@@ -97,9 +97,9 @@ def test_a_race_would_be_seen(watched):
     assert [state.races_found for state in watched] == [True]
 
 
-# Seconds each in the interpreter: the others are run by `make test-slow`.
+# Seconds each in the interpreter: the others are run by `make test-slow`. By levels, and gentle.
 REGIMES_OF_CI = [
-    regime if regime == "spiky" else pytest.param(regime, marks=pytest.mark.slow)
+    regime if regime in ("spiky", "strong") else pytest.param(regime, marks=pytest.mark.slow)
     for regime in REGIMES
 ]
 
@@ -128,7 +128,9 @@ def test_nothing_is_read_that_was_not_written(T):
     check_both_directions((1, T, 1, 64), "typical", strict)
 
 
-@pytest.mark.parametrize("regime", [pytest.param("typical", marks=pytest.mark.slow), "spiky"])
+@pytest.mark.parametrize(
+    "regime", [pytest.param("typical", marks=pytest.mark.slow), "spiky", "strong"]
+)
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
 def test_causal_with_states(shape, regime, watched):
     check_causal(shape, regime, INTERPRETER)

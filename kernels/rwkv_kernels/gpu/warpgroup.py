@@ -117,12 +117,6 @@ class Warpgroup:
         x = plgpu.load(ref, _WHOLE, layout=layout, optimized=False)
         return lax.broadcast_in_dim(x, shape, (1,)).astype(jnp.float32)
 
-    def load_column(self, ref) -> Float[Array, "64"]:
-        """A number for each row from shared memory; float32."""
-        if self.interpret is not None:
-            return ref[...]
-        return plgpu.load(ref, _WHOLE, layout=plgpu.Layout.WGMMA.reduce(1), optimized=False)
-
     def zeros(self, columns: int) -> Float[Array, "64 columns"]:
         """A tile to begin a sum with; a plain constant has another layout than what is added."""
         zeros = jnp.zeros((TILE, columns), jnp.float32)
