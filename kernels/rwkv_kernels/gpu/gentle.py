@@ -184,8 +184,8 @@ def _of_part(
 ) -> tuple[Array, ...]:  # fmt: skip
     """Sums of some channels, and two parts of what is still to be summed over tokens for log d.
 
-    With E and F the gradients of log P and log Q, times them: that of log d_j is half of the sum of
-    E - F after j, less half of that before j, less half of E_j + F_j.
+    With E and F the gradients of P and Q times them: that of log d_j is half of the sum of E - F
+    after j, less half of that before j, less half of E_j + F_j.
     """
     *_, of_log_d, dA, A = block.own(of_held, anew=_GRADIENTS + i).operands()
     X, Y, E, D, Z = block.own(of_rooms, anew=_GRADIENTS + i).operands()
