@@ -113,6 +113,7 @@ def _kernel(
             itself = tile.with_itself_in_turn(wg, r_, k_, u.at[block.head], asked.said)
             return (A + beside.zeros(wg, sixteens.on_diagonal(wg, itself)),)
 
+        # Apart, that nothing of it is in registers before; 9, a number no other part has.
         nothing = choose.anything(wg, TILE, BFLOAT16)
         return choose.apart(asked.said, 9, with_themselves, nothing)[0]
 
