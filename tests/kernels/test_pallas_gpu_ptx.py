@@ -62,23 +62,23 @@ def test_both_directions(T):
         check_both_directions((1, T, 1, LENGTHS[T]), regime, down=down, lazy=lazy)
 
 
-def log_decays(T, N, *, of_others=-0.01, **strong):
-    """Logits of decays whose logarithms are given: of all tokens, and of some in some channels."""
-    log_d = np.full((1, T, 1, N), of_others)
-    for token, channel, number in strong.values():
+def logits(T, N, of_all=-0.01, strong=()):
+    """Of decays whose logarithms are given: of all, and of some tokens in some channels."""
+    log_d = np.full((1, T, 1, N), of_all)
+    for token, channel, number in strong:
         log_d[0, token, 0, channel] = number
     return np.log(-log_d)
 
 
 GENTLE = {
-    "none": {},
-    "all": {"of_others": -1.2},  # 49 of them, and 15 of exp(-1) that the tile is filled up with
-    "one, as strong as may be": {"strong": (20, 7, -2.95)},
+    "none is strong": {},
+    "all are": {"of_all": -1.2},  # 49, and 15 of exp(-1) that the tile is filled up with: exp(-74)
+    "one, as strong as may be": {"strong": [(20, 7, -2.95)]},
 }
 NOT_GENTLE = {
-    "one decay": {"strong": (20, 7, -3.1)},
-    "one decay, of the last warp": {"strong": (48, 79, -3.1)},
-    "one channel": {"strong": (slice(None), 3, -1.8)},
+    "one decay": {"strong": [(20, 7, -3.1)]},
+    "one decay, of the last warp": {"strong": [(48, 79, -3.1)]},
+    "one channel": {"strong": [(slice(None), 3, -1.8)]},
 }
 
 
@@ -88,7 +88,7 @@ def test_levels_where_decays_are_not_gentle(decays, monkeypatch):
     within a warp.
     """
     shape, is_gentle = (1, 49, 1, 80), decays in GENTLE
-    w = log_decays(49, 80, **(GENTLE | NOT_GENTLE)[decays])
+    w = logits(49, 80, **(GENTLE | NOT_GENTLE)[decays])
     x = dict(gpu_judge.rounded(shape, "typical"), w=jnp.asarray(w, jnp.float32))
     monkeypatch.setattr(gpu_judge, "rounded", lambda *_: x)
     for down, lazy in WAYS:
@@ -104,17 +104,19 @@ def test_levels_where_decays_are_not_gentle(decays, monkeypatch):
 
 
 def test_tiles_of_a_sequence_go_their_own_ways():
-    """The first is gentle, the second is not, and the third again: in a block, and swept."""
+    """The second one alone is not gentle: of three in a block, and of five that are swept."""
     for T, N in ((150, 64), (300, 64)):
         x = gpu_judge.rounded((1, T, 1, N), "typical")
-        strong = x["w"].at[:, 64:128].set(x["w"][:, 64:128] + 5)
-        judged = dict(x, w=strong)
-        with on_machine():
-            results = gpu_judge.both_directions_as_is()(*(judged[name] for name in "rkvwug"))
-        judge = gpu_judge.judge_sees(judged)
+        x = dict(x, w=x["w"].at[:, TILE : 2 * TILE].add(5))
+        with on_machine() as ran:
+            results = gpu_judge.both_directions_as_is()(*(x[name] for name in "rkvwug"))
+        judge = gpu_judge.judge_sees(x)
         of = (judge[name] for name in "rkvwu")
         y, gradients = float64_loop.bi_wkv(*of, g=judge["g"])
         gpu_judge.assert_near(results, (y, *gradients), NAMES[:6])
+        (forward,) = [run for run in ran if run.name == "wkv6_forward"]
+        of_levels = sum(n for opcode, n in forward.executed.items() if opcode.startswith("mma"))
+        assert of_levels == 4 * 56  # of one tile's four warps
 
 
 @pytest.mark.parametrize(("down", "lazy"), WAYS)

@@ -84,7 +84,8 @@ def _kernel(
 ) -> None:  # fmt: skip
     of_came, of_held = came_or_held
     of_rooms, of_sides, of_found = work
-    of_held, of_rooms, of_sides = Held(*of_held), Rooms(*(*of_rooms, own_room)), Sides(*of_sides)
+    of_held, of_sides = Held(*of_held), Sides(*of_sides)
+    of_rooms = Rooms._make((*of_rooms, own_room))
     w_, r_, k_, v_, g_ = block.own(of_came)
     held, sides = block.own(of_held), block.own(of_sides)
     i = block.part

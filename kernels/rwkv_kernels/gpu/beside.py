@@ -13,7 +13,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import arith
 from jaxlib.mlir.dialects import llvm
-from jaxtyping import Array, BFloat16, Float16, Int
+from jaxtyping import Array, BFloat16, Float16
 
 from rwkv_kernels.gpu import masks
 from rwkv_kernels.gpu.plan import TILE
@@ -43,8 +43,8 @@ def halves(wg: Warpgroup, own: Float16[Array, "64 16"]) -> Float16[Array, "64 64
     return _beside(own, half)
 
 
-def bits(wg: Warpgroup, own: Int[Array, "64 16"], *, earlier: bool) -> Int[Array, "64 64"]:
-    """With all bits for all earlier ones, or all later ones, and none for the rest."""
+def bits(wg: Warpgroup, own: Float16[Array, "64 16"], *, earlier: bool) -> Float16[Array, "64 64"]:
+    """`masks.bits`: all bits for all earlier ones, or all later ones, and none for the rest."""
     if wg.interpret is not None:
         return _played(wg, own, lambda is_earlier, _: jnp.where(is_earlier == earlier, -1, 0))
 

@@ -18,7 +18,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.mlir import ir
 from jax.extend.mlir.dialects import arith
 from jaxlib.mlir.dialects import llvm, nvvm
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float16, Int
 
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.warp import inline, of_registers
@@ -69,8 +69,8 @@ def within(
 def apart(said: Int[Array, ""], i: int, work: Callable[[], Any], *of_nothing: Array) -> Any:
     """work(), in a branch that is always taken, though no compiler sees it.
 
-    said: 0 or 1; i: another number for each branch, from 0 on; of_nothing: arrays as work gives
-    them, from `anything`.
+    said: 0 or 1, as `within` gives it; i: 0 or more, another number than that of the branch before,
+    with which it would be merged; of_nothing: arrays as work gives them, from `anything`.
     """
     return lax.cond(said < 2 + i, work, lambda: of_nothing)
 
@@ -92,9 +92,10 @@ def anything(wg: Warpgroup, columns: int, dtype) -> Float[Array, "64 columns"]:
 
 
 def where(
-    wg: Warpgroup, bits: Int[Array, "64 64"], x: Array, y: Array | None = None
+    wg: Warpgroup, bits: Float16[Array, "64 64"], x: Array, y: Array | None = None
 ) -> Float[Array, "64 64"]:
-    """x where all bits are set, and y where none is, or 0: numbers of 16 bits, a pair at a time.
+    """x where all bits are set (`masks.bits`), and y where none is, or 0: numbers of 16 bits, a
+    pair at a time.
 
     What is not chosen may be infinite, or none.
     """

@@ -106,20 +106,20 @@ def _kernel(
         return _levels_beyond_sixteen(wg, block, A, rooms, met)
 
     def at_once() -> BFloat16[Array, "64 64"]:
-        A = gentle.scores(wg, block, rooms, bits, asked)
+        A = gentle.scores(wg, block, rooms, bits, answer)
 
         def with_themselves() -> tuple[BFloat16[Array, "64 64"]]:
             r_, k_ = block.own((of_r, of_k), anew=_GENTLE)
-            itself = tile.with_itself_in_turn(wg, r_, k_, u.at[block.head], asked.said)
+            itself = tile.with_itself_in_turn(wg, r_, k_, u.at[block.head], answer.gentle)
             return (A + beside.zeros(wg, sixteens.on_diagonal(wg, itself)),)
 
         # Apart, that nothing of it is in registers before; 9, a number no other part has.
         nothing = choose.anything(wg, TILE, BFLOAT16)
-        return choose.apart(asked.said, 9, with_themselves, nothing)[0]
+        return choose.apart(answer.gentle, 9, with_themselves, nothing)[0]
 
     if wg.plan.levels > warp.LEVELS:
-        asked = gentle.ask(wg, of_sixteen(_GENTLE), log_d)
-        A = lax.cond(asked.said != 0, at_once, by_levels)
+        answer = gentle.ask(wg, of_sixteen(_GENTLE), log_d)
+        A = lax.cond(answer.gentle != 0, at_once, by_levels)
     else:
         A = by_levels()
     block.wait_for_all()

@@ -38,30 +38,33 @@ MOST, LEAST = 58.0, -4.33
 _DECAY, _MEET, _LEFT, _GRADIENTS, _LOGS = 110, 120, 121, 130, 140
 
 
-class Asked(NamedTuple):
-    """What a tile has said.
+class Answer(NamedTuple):
+    """What a tile has said of its decays.
 
     Attributes:
-      said: 1 if it is gentle, else 0; no compiler knows it.
+      gentle: 1 if they are, else 0; no compiler knows which.
       h: float32 [64, N], see above, to base 2.
       log_d: as it is held.
     """
 
-    said: Int[Array, ""]
+    gentle: Int[Array, ""]
     h: Float[Array, "64 n"]
     log_d: Float16[Array, "64 n"]
 
 
-def ask(wg: Warpgroup, of_sixteen: masks.Mask, log_d: Operand) -> Asked:
-    """of_sixteen: meetings of each token's sixteen (`masks.meetings`)."""
+def ask(wg: Warpgroup, of_sixteen: masks.Mask, log_d: Operand) -> Answer:
+    """Whether a tile is gentle, the same to all of a warpgroup's threads, who wait for each other.
+
+    of_sixteen: meetings of each token's sixteen (`masks.meetings`); log_d: see `tile.log2_decay`.
+    """
     h = tile.log2_product(wg, _from_middle(wg, of_sixteen), log_d)
     held = wg.load_raw(log_d.ref)
     # The first token's is the largest h, and minus the last one's, which is about as large.
-    return Asked(choose.within(wg, h, MOST, held, LEAST * tile.LOG_SCALE), h, held)
+    return Answer(choose.within(wg, h, MOST, held, LEAST * tile.LOG_SCALE), h, held)
 
 
 def scores(
-    wg: Warpgroup, block: Block, rooms: Sequence, bits, asked: Asked
+    wg: Warpgroup, block: Block, rooms: Sequence, bits, answer: Answer
 ) -> BFloat16[Array, "64 64"]:
     """A of each token with all others, with y = A v; with itself 0.
 
@@ -71,7 +74,7 @@ def scores(
 
     def decay(i: int, part: tuple[int, int]) -> tuple[Array, ...]:
         of_r, of_k, _, keys = block.own(rooms, anew=_DECAY + i)
-        P, Q = _factors(*(warp.columns(wg, x, *part) for x in (asked.h, asked.log_d)))
+        P, Q = _factors(*(warp.columns(wg, x, *part) for x in (answer.h, answer.log_d)))
         r, k = (wg.float32(tokens.columns(wg, x, *part)) for x in (of_r, of_k))
         wg.write(Operand(keys).columns(*part), k * Q)
         return tuple(x.astype(BFLOAT16) for x in (r * P, r * Q, k * P))
@@ -80,7 +83,7 @@ def scores(
     for i, part in enumerate(wg.thirds):
         nothing = 3 * (choose.anything(wg, part[1], BFLOAT16),)
         work = functools.partial(decay, i, part)
-        found.append(choose.apart(asked.said, i, work, *nothing))
+        found.append(choose.apart(answer.gentle, i, work, *nothing))
     r_right, r_left, k_left = (warp.joined(wg, x) for x in zip(*found, strict=True))
     wg.store()
     *_, keys = block.own(rooms, anew=_MEET)
@@ -97,7 +100,7 @@ def scores(
 
 def gradients(
     wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, with_itself: Float[Array, "64"],
-    of_sixteen: Callable[[int], masks.Mask], bits, asked: Asked,
+    of_sixteen: Callable[[int], masks.Mask], bits, answer: Answer,
 ) -> list[Sums]:  # fmt: skip
     """What comes through the scores, by halves of the channels. Leaves the scores in the room of A.
 
@@ -105,9 +108,9 @@ def gradients(
     `scores`.
     """
     for i, part in enumerate(wg.thirds):
-        h, log_d = (warp.columns(wg, x, *part) for x in (asked.h, asked.log_d))
+        h, log_d = (warp.columns(wg, x, *part) for x in (answer.h, answer.log_d))
         decay = functools.partial(_decay, wg, block, of_held, of_rooms, part, h, log_d, i)
-        choose.apart(asked.said, i, decay)
+        choose.apart(answer.gentle, i, decay)
     wg.store()
     # In registers until nobody reads r Q any more, of which there may be some in its room.
     A = _meet(wg, block, of_held, of_rooms, bits)
@@ -117,9 +120,9 @@ def gradients(
     found, of_logs = [], []
     for i, part in enumerate(wg.thirds):
         x, y = (choose.anything(wg, part[1], dtype) for dtype in (jnp.float32, BFLOAT16))
-        h = warp.columns(wg, asked.h, *part)
+        h = warp.columns(wg, answer.h, *part)
         work = functools.partial(_of_part, wg, block, of_held, of_rooms, part, h, i)
-        *of_tokens, high, low = choose.apart(asked.said, i, work, x, x, x, y, y)
+        *of_tokens, high, low = choose.apart(answer.gentle, i, work, x, x, x, y, y)
         found.append(Sums(*of_tokens))
         of_logs.append((high, low))
     sums = Sums(*(warp.joined(wg, x) for x in zip(*found, strict=True)))

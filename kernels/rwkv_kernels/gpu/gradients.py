@@ -91,7 +91,7 @@ def through_levels(
         return lax.fori_loop(warp.LEVELS, block.levels, level, sums)
 
     def at_once() -> list[Sums]:
-        return gentle.gradients(wg, block, of_held, of_rooms, with_itself, meetings, bits, asked)
+        return gentle.gradients(wg, block, of_held, of_rooms, with_itself, meetings, bits, answer)
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
         r, k, _, _, log_d, dA, A = block.own(of_held, anew=bit).operands()
@@ -119,8 +119,8 @@ def through_levels(
 
     if wg.plan.levels <= warp.LEVELS:
         return by_levels()
-    asked = gentle.ask(wg, meetings(_GENTLE), block.own(of_held, anew=_GENTLE).operands().log_d)
-    return lax.cond(asked.said != 0, at_once, by_levels)
+    answer = gentle.ask(wg, meetings(_GENTLE), block.own(of_held, anew=_GENTLE).operands().log_d)
+    return lax.cond(answer.gentle != 0, at_once, by_levels)
 
 
 def through_other_tile(

@@ -81,10 +81,14 @@ def with_itself_in_turn(wg: Warpgroup, r: Parts, k: Parts, u, once: Array) -> Fl
     for of_r, of_k in zip(r, k, strict=True):
 
         def add(i, total, of_r=of_r, of_k=of_k, start=start):
-            r, k = (wg.load_raw(x.at[:, pl.ds(16 * i, 16)]) for x in (of_r, of_k))
-            return total + with_itself(wg, r, k, u.at[pl.ds(start + 16 * i, 16)])
+            r, k = (
+                wg.load_raw(x.at[:, pl.ds(warp.SIXTEEN * i, warp.SIXTEEN)]) for x in (of_r, of_k)
+            )
+            return total + with_itself(
+                wg, r, k, u.at[pl.ds(start + warp.SIXTEEN * i, warp.SIXTEEN)]
+            )
 
         width = of_r.shape[-1]
-        total = lax.fori_loop(0, width // 16 * once, add, total)
+        total = lax.fori_loop(0, width // warp.SIXTEEN * once, add, total)
         start += width
     return total

@@ -22,7 +22,9 @@ def load(wg: Warpgroup, tile: Parts) -> Float[Array, "64 n"]:
 
 def columns(wg: Warpgroup, tile: Parts, first: int, count: int) -> Float[Array, "64 count"]:
     """Some of a tile's channels, in sixteens."""
-    return warp.joined(wg, list(sixteens(wg, tile))[first // 16 : (first + count) // 16])
+    return warp.joined(
+        wg, list(sixteens(wg, tile))[first // warp.SIXTEEN :][: count // warp.SIXTEEN]
+    )
 
 
 def sixteens(wg: Warpgroup, tile: Parts) -> Iterator[Float[Array, "64 16"]]:
