@@ -239,23 +239,23 @@ def _through_whole_tile(
     wg: Warpgroup, block: Block, of_held: Held, of_sides: Sides, anew, sums: list[Sums]
 ) -> list[Sums]:
     """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
-    new = []
     log_d = Operand(block.own(of_held, anew=anew).log_d)
     _, own_room, states = block.own(of_sides, anew=anew)
-    for part, x in zip(wg.halves, sums, strict=True):
-        columns, room = pl.ds(*part), Operand(own_room).columns(*part)
-        of_total, seen = wg.zeros(part[1]), 0
+    for part in wg.halves:
+        columns, seen = pl.ds(*part), 0
+        of_total = wg.zeros(part[1])
         for first in wg.plan.state_blocks:
-            passing = [wg.load(state.at[pl.ds(first, TILE), columns]) for state in states]
-            wg.wait_for_readers()
-            wg.store((room, passing[0] * passing[1]))
-            mask = masks.of_bfloat16(masks.rows_from(wg, seen - first))
-            of_total = wg.add_product(of_total, mask, room)
-            seen = first + TILE
-        all_of_it = tile.log2_product(wg, masks.rows_from(wg), log_d.columns(*part))
-        new.append(x._replace(log_d=x.log_d + of_total * jnp.exp2(all_of_it)))
+            state, of_state = (wg.load(x.at[pl.ds(first, TILE), columns]) for x in states)
+            new = state * of_state
+            if seen > first:  # rows that the block before had, too
+                new = jnp.where(wg.index(part[1], 0) >= seen - first, new, 0.0)
+            of_total, seen = of_total + new, first + TILE
+        log_c = tile.log2_product(wg, masks.rows_from(wg), log_d.columns(*part))
+        wg.write(Operand(own_room).columns(*part), of_total * jnp.exp2(log_c))
+    wg.store()
+    sums = _add_of_log(wg, sums, masks.rows_from(wg), Operand(own_room))
     wg.wait_for_readers()
-    return new
+    return sums
 
 
 def _add(
