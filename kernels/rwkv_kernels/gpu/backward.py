@@ -105,7 +105,6 @@ def _kernel(
     for part, x in zip(wg.halves, of_u, strict=True):
         sides.row.at[pl.ds(*part)][...] = warp.first_row(wg, x)
     block.write_to(du.at[block.batch, i], [sides.row], block.channel)
-    block.wait_for_all()
     sums = gradients.through_levels(wg, block, of_held, of_rooms, with_itself, meetings, bits)
     if wg.plan.tiles > 1 or wg.plan.causal:  # other tiles, and states
         block.wait_for_all()  # until nobody reads any more what levels worked in
@@ -157,6 +156,7 @@ def _kernel(
     _write_halves(wg, v_, of_values)
     _write_halves(wg, w_, of_logits)
     block.write(block.part, (v_, dv), (w_, dw))
+    block.wait_for_writes()
 
 
 def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array]:
@@ -164,13 +164,12 @@ def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array
 
     other_g: of the other of a pair of tiles, whose scores with this one's are in the room of dA.
     """
-    found = []
+    of_parts = []
     for part in wg.halves:
-        of_part = wg.product(held.A.T, held.g.columns(*part))
+        of_parts.append([(held.A.T, held.g.columns(*part))])
         if other_g is not None:
-            of_part = wg.add_product(of_part, held.dA, other_g.columns(*part))
-        found.append(of_part)
-    return found
+            of_parts[-1].append((held.dA, other_g.columns(*part)))
+    return wg.sums_of_products(*of_parts)
 
 
 def _add_of_flow(
@@ -187,10 +186,8 @@ def _add_of_flow(
         decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
         decayed = decayed.astype(BFLOAT16)
         block.wait_for_state(ASKED.number)
-        return [
-            wg.add_product(x, decayed, Operand(state.ref.at[pl.ds(*part)]).T)
-            for part, x in zip(wg.halves, of_values, strict=True)
-        ]
+        states = (Operand(state.ref.at[pl.ds(*part)]).T for part in wg.halves)
+        return wg.add_products(of_values, *([(decayed, x)] for x in states))
 
     of_values = block.if_it_comes(flow, add, of_values, against=True)
     ASKED.start(block, asked, state.ref, flow + 1, flows)

@@ -149,7 +149,7 @@ class Block:
         plgpu.barrier_wait(self._state_came.at[2 * self.index + which])
 
     def write(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
-        """Copies tiles of tokens (source, array) to their places in main memory."""
+        """Begins to copy tiles of tokens (source, array) to their places in main memory."""
 
         def copy(rows: int) -> None:
             for source, array in copies:
@@ -164,15 +164,19 @@ class Block:
             last = self.plan.tiles - 1
             pl.when(tile == last)(lambda: copy(self.plan.last_rows))
             pl.when(tile < last)(lambda: copy(TILE))
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
-    def write_to(self, target, source: Parts, first: int | Array, *, arrived: bool = False) -> None:
-        """Copies parts that lie side by side to main memory, to its last axis from `first` on, and
-        waits until they have been read, or have arrived.
+    def write_to(self, target, source: Parts, first: int | Array) -> None:
+        """Begins to copy parts that lie side by side to main memory, to its last axis from `first`
+        on.
         """
         plgpu.commit_smem()
         for part, channels in _beside(source, first):
             plgpu.copy_smem_to_gmem(part, target.at[(slice(None),) * (part.ndim - 1) + (channels,)])
+
+    def wait_for_writes(self, *, arrived: bool = False) -> None:
+        """Until all that has been written to main memory has been read, or has arrived; threads
+        wait for each other.
+        """
         plgpu.wait_smem_to_gmem(0, wait_read_only=not arrived)
 
 

@@ -137,6 +137,7 @@ def _kernel(
     tokens.write(wg, y_, out)
     block = block.again(anew=_FAR)
     block.write(block.part, (y_, y))
+    block.wait_for_writes()
 
 
 def _start(block: Block, states, of_states: Sequence, flows: range) -> None:

@@ -17,6 +17,7 @@ decays.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -132,14 +133,14 @@ def gradients(
     X, _, E, *_ = rooms.operands()
     wg.store((Operand(of_A), A), (E, high), (X, low))
     mask = masks.halves_of_bfloat16(_from_middle(wg, of_sixteen(_LOGS)))
+    rests = ((mask, E.columns(*part), X.columns(*part)) for part in wg.halves)
     new = []
-    for part in wg.halves:
+    for part, rest in zip(wg.halves, wg.products(*rests), strict=True):
         r, k, log_d = (warp.columns(wg, x, *part) for x in sums)
-        of_log = log_d + wg.product(mask, E.columns(*part), X.columns(*part))
         # Nothing lies beyond the first token, or the last: theirs is 0, and not what is left of it.
         row = wg.index(part[1], 0)
         between = (row > 0) & (row < block.tokens_in(block.part) - 1)
-        new.append(Sums(r, k, jnp.where(between, of_log, 0.0)))
+        new.append(Sums(r, k, jnp.where(between, log_d + rest, 0.0)))
     return new
 
 
@@ -166,19 +167,20 @@ def _meet(
     """Scores, with 0 on the diagonal; leaves their gradients in rooms for either side."""
     _, _, v, g, _, dA, A = block.own(of_held, anew=_MEET).operands()
     X, Y, E, D, Z = block.own(of_rooms, anew=_MEET).operands()
-    to_right = wg.product(E, X.T)
-    of_scores = wg.product(g, v.T).astype(BFLOAT16)
+    of_sides = [[(E, X.T)], [(g, v.T)]]
+    if not wg.plan.causal:
+        rooms = [(0, TILE), (TILE, wg.width - TILE)] if wg.width > TILE else [(0, TILE)]
+        of_sides.append([(_left(Z, A, part), Y.columns(*part).T) for part in rooms])
+    to_right, of_scores, *to_left = wg.sums_of_products(*of_sides)
+    of_scores = of_scores.astype(BFLOAT16)
     earlier = _bits(wg, block, bits, 0)
     found = choose.where(wg, earlier, to_right.astype(BFLOAT16))
     wg.write(D, choose.where(wg, earlier, of_scores))
-    if wg.plan.causal:
-        return found
-    to_left = wg.zeros(TILE)
-    for part in wg.thirds:
-        to_left = wg.add_product(to_left, _left(Z, A, part), Y.columns(*part).T)
-    later = _bits(wg, block, bits, 1)
-    wg.write(dA, choose.where(wg, later, of_scores))
-    return choose.where(wg, later, to_left.astype(BFLOAT16), found)
+    for left in to_left:
+        later = _bits(wg, block, bits, 1)
+        wg.write(dA, choose.where(wg, later, of_scores))
+        found = choose.where(wg, later, left.astype(BFLOAT16), found)
+    return found
 
 
 def _of_part(
@@ -193,16 +195,22 @@ def _of_part(
     *_, of_log_d, dA, A = block.own(of_held, anew=_GRADIENTS + i).operands()
     X, Y, E, D, Z = block.own(of_rooms, anew=_GRADIENTS + i).operands()
     P, Q = _factors(h, wg.load_raw(of_log_d.columns(*part).ref))
-
-    def one_way(of_scores: Operand, readers: Operand, keys: Operand, to_r: Array, to_k: Array):
-        of_r, of_k = wg.products((of_scores, keys), (of_scores.T, readers))
-        by_r, by_k = of_r * wg.load(readers.ref), of_k * wg.load(keys.ref)
-        return Sums(of_r * to_r, of_k * to_k, -0.5 * (by_r + by_k)), by_k - by_r
-
-    sums, of_log = one_way(D, E.columns(*part), X.columns(*part), P, Q)
+    # Of each way: gradients of scores, what r and k are there, and what gradients are theirs by.
+    ways = [(D, E.columns(*part), X.columns(*part), P, Q)]
     if not wg.plan.causal:
-        more, against = one_way(dA, _left(Z, A, part), Y.columns(*part), Q, P)
-        sums, of_log = Sums(*map(jnp.add, sums, more)), of_log - against
+        ways.append((dA, _left(Z, A, part), Y.columns(*part), Q, P))
+    products = ([(of, keys), (of.T, readers)] for of, readers, keys, *_ in ways)
+    of_both = iter(wg.products(*itertools.chain.from_iterable(products)))
+    new = []
+    for _, readers, keys, to_r, to_k in ways:
+        of_r, of_k = next(of_both), next(of_both)
+        by_r, by_k = of_r * wg.load(readers.ref), of_k * wg.load(keys.ref)
+        new.append((of_r * to_r, of_k * to_k, -0.5 * (by_r + by_k), by_k - by_r))
+    if wg.plan.causal:
+        ((*sums, of_log),) = new
+    else:
+        (*earlier, of_log), (*later, against) = new
+        sums, of_log = list(map(jnp.add, earlier, later)), of_log - against
     return *sums, *wg.split(of_log)
 
 

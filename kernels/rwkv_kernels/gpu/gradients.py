@@ -42,7 +42,7 @@ def of_bonus(
         wg.write(room.columns(*part), wg.spread(of_itself, 0, part[1]) * both)
     wg.store()
     mask = masks.of_bfloat16(masks.rows_from(wg))
-    of_u = [wg.product(mask, room.columns(*part)) for part in wg.halves]
+    of_u = wg.products(*((mask, room.columns(*part)) for part in wg.halves))
     return functools.reduce(jnp.add, with_itself), of_u
 
 
@@ -117,9 +117,15 @@ def through_levels(
         mask = masks.decays_to_midpoint(wg, met(16), bit, transposed=True)
         return _add_of_log(wg, sums, mask, E, X)
 
+    def empty_rooms() -> None:
+        block.wait_for_writes()  # of the gradient of u
+        block.wait_for_all()
+
     if wg.plan.levels <= warp.LEVELS:
+        empty_rooms()
         return by_levels()
     answer = gentle.ask(wg, meetings(_GENTLE), block.own(of_held, anew=_GENTLE).operands().log_d)
+    empty_rooms()
     return lax.cond(answer.gentle != 0, at_once, by_levels)
 
 
@@ -144,8 +150,9 @@ def through_other_tile(
     wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c))
     block.wait_for_all()
     wg.write(room, wg.product(Y, other_X.T))
-    of_r = wg.product(g, other.v.T).astype(BFLOAT16)
-    wg.store((D, wg.product(v, other.g.T)))
+    of_r, of_k = wg.products((g, other.v.T), (v, other.g.T))
+    of_r = of_r.astype(BFLOAT16)
+    wg.store((D, of_k))
     sums = _add(wg, sums, c, (of_r, other_Y), (D, other_X), (r, k), (E, X), block.wait_for_all)
     return _add_of_log(wg, sums, to_edge(2, transposed=True), E, X)
 
@@ -201,10 +208,15 @@ def through_flow(
         own = wg.load_raw(block.only(of_sixteen, anew=here))
         mask = beside.to_edge(wg, own, way.left(flow))
         new = []
-        for part, x in zip(wg.halves, sums, strict=True):
+        by, mask = getattr(held, way.by), tile.scaled(mask)
+        found = wg.products(
+            *((by, state.columns(*part)) for part in wg.halves),
+            *((mask, held.log_d.columns(*part)) for part in wg.halves),
+        )
+        half = len(wg.halves)
+        for part, x, over, log_c in zip(wg.halves, sums, found[:half], found[half:], strict=True):
             own = getattr(held, way.name).columns(*part)
-            over = wg.product(getattr(held, way.by), state.columns(*part))
-            over = over * tile.product_of_decays(wg, mask, held.log_d.columns(*part))
+            over = over * jnp.exp2(log_c)
             wg.write(sides.room.columns(*part), over * wg.load(own.ref))
             new.append(x._replace(**{way.name: getattr(x, way.name) + over}))
         wg.store()
@@ -241,7 +253,9 @@ def _through_whole_tile(
     """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
     log_d = Operand(block.own(of_held, anew=anew).log_d)
     _, own_room, states = block.own(of_sides, anew=anew)
-    for part in wg.halves:
+    mask = tile.scaled(masks.rows_from(wg))
+    log_cs = wg.products(*((mask, log_d.columns(*part)) for part in wg.halves))
+    for part, log_c in zip(wg.halves, log_cs, strict=True):
         columns, seen = pl.ds(*part), 0
         of_total = wg.zeros(part[1])
         for first in wg.plan.state_blocks:
@@ -250,7 +264,6 @@ def _through_whole_tile(
             if seen > first:  # rows that the block before had, too
                 new = jnp.where(wg.index(part[1], 0) >= seen - first, new, 0.0)
             of_total, seen = of_total + new, first + TILE
-        log_c = tile.log2_product(wg, masks.rows_from(wg), log_d.columns(*part))
         wg.write(Operand(own_room).columns(*part), of_total * jnp.exp2(log_c))
     wg.store()
     sums = _add_of_log(wg, sums, masks.rows_from(wg), Operand(own_room))
@@ -290,7 +303,6 @@ def _add_of_log(
 ) -> list[Sums]:
     """of_log: parts of gradients of log c; mask: which log decays (row) are in which token's."""
     mask = masks.of_bfloat16(mask)
-    return [
-        x._replace(log_d=wg.add_product(x.log_d, mask, *(y.columns(*part) for y in of_log)))
-        for part, x in zip(wg.halves, sums, strict=True)
-    ]
+    of_parts = ([(mask, y.columns(*part)) for y in of_log] for part in wg.halves)
+    totals = wg.add_products([x.log_d for x in sums], *of_parts)
+    return [x._replace(log_d=total) for x, total in zip(sums, totals, strict=True)]

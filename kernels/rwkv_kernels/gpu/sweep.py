@@ -135,8 +135,8 @@ def _kernel(
     flow, segment = (f(block.part, plan.tiling.sweep_segments) for f in (lax.div, lax.rem))
     leftwards = flow ^ int(directions[0])
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
-    to_edge = masks.decays_to_edge(wg.load_raw(meetings), leftwards)
-    across = masks.rows_from(wg)
+    to_edge = tile.scaled(masks.decays_to_edge(wg.load_raw(meetings), leftwards))
+    across = tile.scaled(masks.rows_from(wg))
 
     def tile_at(step):
         return tiles * segment + jnp.where(leftwards != 0, tiles - 1 - step, step)
@@ -144,7 +144,7 @@ def _kernel(
     def write_border(border, state) -> None:
         if borders is None:
             return
-        wg.wait_for_readers()
+        block.wait_for_writes()  # of the border before
         for rows, x in zip(blocks, state, strict=True):  # where they overlap they agree
             tokens.write(wg, [part.at[rows] for part in rounded], x)
         here = borders.at[flow, block.batch, block.head, border]
@@ -185,13 +185,12 @@ def _kernel(
             (left, tokens.load(wg, at(values_, stage))),
         )
         of_keys = wg.float32(tokens.load(wg, at(keys_, stage)))
-        wg.store((right, of_keys * tile.product_of_decays(wg, to_edge, log_d)))
-        log_total = warp.first_row(wg, tile.log2_product(wg, across, log_d))
+        log_c, log_total = wg.products((to_edge, log_d), (across, log_d))
+        wg.store((right, of_keys * jnp.exp2(log_c)))
+        log_total = warp.first_row(wg, log_total)
         total = wg.spread(jnp.exp2(log_total), 1, block.width)
-        state = [
-            wg.add_product(x * total, left.columns(rows.start, TILE).T, right)
-            for rows, x in zip(blocks, state, strict=True)
-        ]
+        of_rows = (left.columns(rows.start, TILE).T for rows in blocks)
+        state = wg.add_products([x * total for x in state], *([(x, right)] for x in of_rows))
         return state, None if log_through is None else log_through + log_total
 
     zeros = wg.zeros(block.width)
@@ -205,6 +204,7 @@ def _kernel(
     state, log_through = lax.fori_loop(0, steps, add_tile, (state, log_through))
     if ends is None:
         write_border(tile_at(tiles - 1) + leftwards, state)
+        block.wait_for_writes()
         return
 
     # The last thing to happen here: the room of a tile's w is free.
@@ -213,9 +213,11 @@ def _kernel(
         wg.wait_for_readers()
         tokens.write(wg, room, x)
         end = ends.at[flow, block.batch, block.head, segment, rows]
-        block.write_to(end, room, block.first, arrived=True)  # the next one overlaps, and agrees
+        block.write_to(end, room, block.first)
+        block.wait_for_writes(arrived=True)  # the next one overlaps, and agrees
     if log_decays is not None:
         wg.wait_for_readers()
         tokens.write(wg, room, wg.spread(log_through, 1, block.width))
         row = [part.at[0] for part in room]
         block.write_to(log_decays.at[flow, block.batch, segment], row, block.channel)
+        block.wait_for_writes()

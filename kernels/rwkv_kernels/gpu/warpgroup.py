@@ -201,38 +201,47 @@ class Warpgroup:
         (total,) = self.products((lhs, *rhs))
         return total
 
+    def products(self, *pairs: tuple[Lhs, *tuple[Operand, ...]]) -> list[Float[Array, "64 n"]]:
+        """Several at once, waited for together."""
+        return self.sums_of_products(*([(lhs, x) for x in rhs] for lhs, *rhs in pairs))
+
+    def sums_of_products(self, *sums: Sequence[tuple[Lhs, Operand]]) -> list[Float[Array, "64 n"]]:
+        """Several sums of several products, all waited for together."""
+        operands = [[(self._turned(x), self._turned(y)) for x, y in pairs] for pairs in sums]
+        if self.interpret is not None:
+            dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
+            return [functools.reduce(jnp.add, (dot(*pair) for pair in of)) for of in operands]
+
+        def accumulate(*totals):
+            for total, pairs in zip(totals, operands, strict=True):
+                for pair in pairs:
+                    plgpu.wgmma(total, *pair)
+            return [total[...] for total in totals]
+
+        shapes = [(pairs[0][0].shape[0], pairs[0][1].shape[1]) for pairs in operands]
+        return pl.run_scoped(accumulate, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
+
     def add_product(
         self, total: Float[Array, "64 n"], lhs: Lhs, *rhs: Operand
     ) -> Float[Array, "64 n"]:
         """total + lhs @ rhs, in the registers that the total is in; else as `product`."""
+        (total,) = self.add_products([total], [(lhs, x) for x in rhs])
+        return total
+
+    def add_products(
+        self, totals: Sequence[Float[Array, "64 n"]], *sums: Sequence[tuple[Lhs, Operand]]
+    ) -> list[Float[Array, "64 n"]]:
+        """Each total with a sum of products, in its own registers; waited for together."""
         if self.interpret is not None:
-            return total + self.product(lhs, *rhs)
-        operands = [(self._turned(lhs), self._turned(part)) for part in rhs]
+            return list(map(jnp.add, totals, self.sums_of_products(*sums)))
+        operands = [[(self._turned(x), self._turned(y)) for x, y in pairs] for pairs in sums]
 
-        def accumulate(total):
-            for pair in operands:
-                plgpu.wgmma(total, *pair)
+        def accumulate(totals):
+            for total, pairs in zip(totals, operands, strict=True):
+                for pair in pairs:
+                    plgpu.wgmma(total, *pair)
 
-        return pl.run_state(accumulate)(plgpu.ACC.init(total))
-
-    def products(self, *pairs: tuple[Lhs, *tuple[Operand, ...]]) -> list[Float[Array, "64 n"]]:
-        """Several at once, waited for together."""
-        operands = [[self._turned(x) for x in pair] for pair in pairs]
-        if self.interpret is not None:
-            dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-            return [
-                functools.reduce(jnp.add, (dot(lhs, part) for part in rhs))
-                for lhs, *rhs in operands
-            ]
-
-        def accumulate(*totals):
-            for total, (lhs, *rhs) in zip(totals, operands, strict=True):
-                for part in rhs:
-                    plgpu.wgmma(total, lhs, part)
-            return [total[...] for total in totals]
-
-        shapes = [(lhs.shape[0], rhs.shape[1]) for lhs, rhs, *_ in operands]
-        return pl.run_scoped(accumulate, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
+        return pl.run_state(accumulate)([plgpu.ACC.init(total) for total in totals])
 
     def _turned(self, x: Lhs) -> Array:
         """An operand as it is multiplied."""
