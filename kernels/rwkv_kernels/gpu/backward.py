@@ -19,7 +19,7 @@ from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels.gpu import beside, gradients, masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.gradients import ASKED, SAID
+from rwkv_kernels.gpu.flows import ASKED, SAID, through_flow
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.rooms import Held, Rooms, Sides
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
@@ -116,7 +116,7 @@ def _kernel(
             way.start(block, states, room, 0, flows[0])
     sums = _each(
         flows,
-        lambda flow, sums: gradients.through_flow(
+        lambda flow, sums: through_flow(
             wg, block, sums, of_held, of_sides, said, asked, meetings, flow, flows[0]
         ),
         sums,

@@ -10,7 +10,6 @@ shared memory wherever it is used, since registers are short.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,8 +18,7 @@ from jaxtyping import Array, Float, Float16, Int
 
 from rwkv_kernels.gpu import beside, gentle, masks, sixteens, tile, warp
 from rwkv_kernels.gpu.call import Block
-from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.rooms import Held, Rooms, Sides
+from rwkv_kernels.gpu.rooms import Held, Rooms
 from rwkv_kernels.gpu.sums import Sums
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
 
@@ -41,7 +39,7 @@ def of_bonus(
         with_itself.append(wg.sum_of_columns(both * wg.load_row(u.at[pl.ds(*part)])))
         wg.write(room.columns(*part), wg.spread(of_itself, 0, part[1]) * both)
     wg.store()
-    mask = masks.of_bfloat16(masks.rows_from(wg))
+    mask = masks.of_bfloat16(masks.ones(wg))
     of_u = wg.products(*((mask, room.columns(*part)) for part in wg.halves))
     return functools.reduce(jnp.add, with_itself), of_u
 
@@ -115,7 +113,7 @@ def through_levels(
         wg.store((A, wg.load_raw(A.ref) + meet * scores), (D, meet * wg.load_raw(dA.ref)))
         sums = _add(wg, sums, c, (D, Y), (D.T, X), (r, k), (E, X), wg.wait_for_readers)
         mask = masks.decays_to_midpoint(wg, met(16), bit, transposed=True)
-        return _add_of_log(wg, sums, mask, E, X)
+        return add_of_log(wg, sums, mask, E, X)
 
     def empty_rooms() -> None:
         block.wait_for_writes()  # of the gradient of u
@@ -154,121 +152,7 @@ def through_other_tile(
     of_r = of_r.astype(BFLOAT16)
     wg.store((D, of_k))
     sums = _add(wg, sums, c, (of_r, other_Y), (D, other_X), (r, k), (E, X), block.wait_for_all)
-    return _add_of_log(wg, sums, to_edge(2, transposed=True), E, X)
-
-
-class Way(NamedTuple):
-    """How tokens meet states that flow one way.
-
-    Attributes:
-      name: whose gradients come so: r meets what comes in at one border, and k leaves by the other.
-      by: what the state is multiplied with for them.
-      against: whether what is read comes from where the flow goes: the gradients of its states.
-      number: the state's and its room's.
-    """
-
-    name: str
-    by: str
-    against: bool
-    number: int
-
-    def left(self, flow: int | Array) -> int | Array:
-        """1 if the tokens' decays up to the tile's left edge act, 0 if those to the right."""
-        return flow if self.against else 1 - flow
-
-    def start(self, block: Block, states, room, flow: int | Array, flows: int | Array) -> None:
-        """Begins to copy the state that a flow brings, if there is such a flow and one comes.
-
-        states: those at all borders, in main memory.
-        """
-        border = block.part + 1 - self.left(flow)
-        pl.when((flow < flows) & block.comes(flow, against=self.against))(
-            lambda: block.start_state(block.state(states, flow, border), room, self.number)
-        )
-
-
-SAID, ASKED = Way("r", "g", False, 0), Way("k", "v", True, 1)
-
-
-def through_flow(
-    wg: Warpgroup, block: Block, sums: list[Sums], of_held: Held, of_sides: Sides, said, asked,
-    of_sixteen, flow: Array, flows: Array,
-) -> list[Sums]:  # fmt: skip
-    """What comes past a tile's borders through states that flow one way, and passes the tile.
-
-    said: what is said to the tile, and asked: the gradient of what goes on from it, states at all
-    borders in main memory, of which the flow's are on their way; leaves the next flow's on theirs.
-    """
-    anew = -8 * (1 + flow)
-
-    def through(way: Way, sums: list[Sums]) -> list[Sums]:
-        here = anew + way.number
-        held, sides = (block.own(x, anew=here).operands() for x in (of_held, of_sides))
-        state = sides.states[way.number]
-        own = wg.load_raw(block.only(of_sixteen, anew=here))
-        mask = beside.to_edge(wg, own, way.left(flow))
-        new = []
-        by, mask = getattr(held, way.by), tile.scaled(mask)
-        found = wg.products(
-            *((by, state.columns(*part)) for part in wg.halves),
-            *((mask, held.log_d.columns(*part)) for part in wg.halves),
-        )
-        half = len(wg.halves)
-        for part, x, over, log_c in zip(wg.halves, sums, found[:half], found[half:], strict=True):
-            own = getattr(held, way.name).columns(*part)
-            over = over * jnp.exp2(log_c)
-            wg.write(sides.room.columns(*part), over * wg.load(own.ref))
-            new.append(x._replace(**{way.name: getattr(x, way.name) + over}))
-        wg.store()
-        own = wg.load_raw(block.only(of_sixteen, anew=here - 4))
-        mask = beside.to_edge(wg, own, way.left(flow), transposed=True)
-        new = _add_of_log(wg, new, mask, sides.room)
-        wg.wait_for_readers()  # here, not where the room is written: registers suffice so
-        return new
-
-    def passes(sums: list[Sums]) -> list[Sums]:
-        add = functools.partial(_through_whole_tile, wg, block, of_held, of_sides, anew)
-        return block.if_it_comes(flow, add, sums)
-
-    def wait(way: Way) -> None:
-        pl.when(block.comes(flow, against=way.against))(lambda: block.wait_for_state(way.number))
-
-    def start_next(way: Way, states) -> None:
-        rooms = block.own(of_sides, anew=anew + 2 + way.number).states
-        way.start(block, states, rooms[way.number], flow + 1, flows)
-
-    wait(SAID)
-    sums = block.if_it_comes(flow, functools.partial(through, SAID), sums)
-    wait(ASKED)
-    sums = block.if_it_comes(flow, passes, sums, against=True)
-    start_next(SAID, said)
-    sums = block.if_it_comes(flow, functools.partial(through, ASKED), sums, against=True)
-    start_next(ASKED, asked)
-    return sums
-
-
-def _through_whole_tile(
-    wg: Warpgroup, block: Block, of_held: Held, of_sides: Sides, anew, sums: list[Sums]
-) -> list[Sums]:
-    """All of a tile's decays act on a state that passes, as `through_flow` leaves it."""
-    log_d = Operand(block.own(of_held, anew=anew).log_d)
-    _, own_room, states = block.own(of_sides, anew=anew)
-    mask = tile.scaled(masks.rows_from(wg))
-    log_cs = wg.products(*((mask, log_d.columns(*part)) for part in wg.halves))
-    for part, log_c in zip(wg.halves, log_cs, strict=True):
-        columns, seen = pl.ds(*part), 0
-        of_total = wg.zeros(part[1])
-        for first in wg.plan.state_blocks:
-            state, of_state = (wg.load(x.at[pl.ds(first, TILE), columns]) for x in states)
-            new = state * of_state
-            if seen > first:  # rows that the block before had, too
-                new = jnp.where(wg.index(part[1], 0) >= seen - first, new, 0.0)
-            of_total, seen = of_total + new, first + TILE
-        wg.write(Operand(own_room).columns(*part), of_total * jnp.exp2(log_c))
-    wg.store()
-    sums = _add_of_log(wg, sums, masks.rows_from(wg), Operand(own_room))
-    wg.wait_for_readers()
-    return sums
+    return add_of_log(wg, sums, to_edge(2, transposed=True), E, X)
 
 
 def _add(
@@ -298,7 +182,7 @@ def _add(
     return new
 
 
-def _add_of_log(
+def add_of_log(
     wg: Warpgroup, sums: list[Sums], mask: Float16[Array, "64 64"], *of_log: Operand
 ) -> list[Sums]:
     """of_log: parts of gradients of log c; mask: which log decays (row) are in which token's."""

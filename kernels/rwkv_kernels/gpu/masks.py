@@ -101,12 +101,12 @@ def from_middle(meetings: Mask) -> Mask:
 
 def everywhere(wg: Warpgroup, marked: Bool[Array, ""]) -> Mask:
     """1, or 0, everywhere: sums all of a tile's rows or none."""
-    return rows_from(wg) * jnp.where(marked, _number(1), _number(0))
+    return ones(wg) * jnp.where(marked, _number(1), _number(0))
 
 
-def rows_from(wg: Warpgroup, first: int = 0) -> Mask:
-    """1 from a column on: sums a tile's rows from that one on, and gives the sum to each row."""
-    return jnp.where(wg.index(TILE, 1) >= first, _number(1), _number(0))
+def ones(wg: Warpgroup) -> Mask:
+    """Sums all of a tile's rows, and gives the sum to each row."""
+    return wg.constant(1, TILE, FLOAT16)
 
 
 def _between_0_and_1(x: Mask) -> Mask:

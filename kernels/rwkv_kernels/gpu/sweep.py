@@ -136,7 +136,7 @@ def _kernel(
     leftwards = flow ^ int(directions[0])
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
     to_edge = tile.scaled(masks.decays_to_edge(wg.load_raw(meetings), leftwards))
-    across = tile.scaled(masks.rows_from(wg))
+    across = tile.scaled(masks.ones(wg))
 
     def tile_at(step):
         return tiles * segment + jnp.where(leftwards != 0, tiles - 1 - step, step)

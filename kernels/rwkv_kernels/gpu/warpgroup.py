@@ -118,11 +118,13 @@ class Warpgroup:
         return lax.broadcast_in_dim(x, shape, (1,)).astype(jnp.float32)
 
     def zeros(self, columns: int) -> Float[Array, "64 columns"]:
-        """A tile to begin a sum with; a plain constant has another layout than what is added."""
-        zeros = jnp.zeros((TILE, columns), jnp.float32)
-        if self.interpret is not None:
-            return zeros
-        return plgpu.layout_cast(zeros, plgpu.Layout.WGMMA)
+        """A tile to begin a sum with."""
+        return self.constant(0, columns, jnp.float32)
+
+    def constant(self, number: float, columns: int, dtype) -> Float[Array, "64 columns"]:
+        """A tile of one number; a plain constant has another layout than what it meets."""
+        tile = jnp.full((TILE, columns), number, dtype)
+        return tile if self.interpret is not None else plgpu.layout_cast(tile, plgpu.Layout.WGMMA)
 
     def zero_by_row(self) -> Float[Array, "64"]:
         """To begin a sum of each row with."""
