@@ -4,6 +4,8 @@ There is no `dtype` argument: activations carry the compute dtype, and float32 p
 to it where they meet. Norms compute in float32 and give back what they got.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,8 +88,20 @@ class LayerNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        y = standardise(x, LAYER_NORM_EPS) * self.scale[...] + self.bias[...]
-        return y.astype(x.dtype)
+        return _lean(_layer_norm)(x, self.scale[...], self.bias[...])
+
+
+def _layer_norm(
+    x: Float[Array, "*B D"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+) -> Float[Array, "*B D"]:
+    return (standardise(x, LAYER_NORM_EPS) * scale + bias).astype(x.dtype)
+
+
+def _lean(norm: Callable[..., Array]) -> Callable[..., Array]:
+    """The norm, of which nothing but what it is given is kept for the backward pass: it is cheap to
+    compute again, and what it computes with are float32 arrays, each twice its input.
+    """
+    return jax.checkpoint(norm, prevent_cse=False)
 
 
 class HeadNorm(nnx.Module):
@@ -99,13 +113,18 @@ class HeadNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, y: Float[Array, "B T H N"]) -> Float[Array, "B T D"]:
+        return _lean(self._norm)(y, self.scale[...], self.bias[...])
+
+    def _norm(
+        self, y: Float[Array, "B T H N"], scale: Float[Array, "D"], bias: Float[Array, "D"]
+    ) -> Float[Array, "B T D"]:
         B, T, H, N = y.shape
         flat = y.reshape(B, T, H * N)  # [B, T, H, N] -> [B, T, D]
         if platform() == "tpu":
             normed = standardise_heads(flat, H, self.eps)
         else:
             normed = standardise(y, self.eps).reshape(B, T, H * N)  # [B, T, H, N] -> [B, T, D]
-        return (normed * self.scale[...] + self.bias[...]).astype(y.dtype)
+        return (normed * scale + bias).astype(y.dtype)
 
 
 def drop_path(
