@@ -54,6 +54,18 @@ def test_a_product_reads_and_writes_its_arrays():
     assert found.memory_bytes == 8 * 16 * 4 + 16 * 32 * 2 + 8 * 32 * 4
 
 
+def test_what_cublas_is_given_to_work_in_is_no_traffic():
+    entry = """
+  %p = bf16[8,16]{1,0} parameter(0)
+  %q = bf16[16,32]{1,0} parameter(1)
+  ROOT %d = (bf16[8,32]{1,0}, s8[33554432]{0}) custom-call(%p, %q), \
+custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":\
+{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}"""
+    found = cost(entry)
+    assert found.flops == 2 * 8 * 16 * 32
+    assert found.memory_bytes == 2 * (8 * 16 + 16 * 32 + 8 * 32)
+
+
 def test_a_float32_product_in_full_is_six_passes():
     entry = """
   %p = f32[8,16]{1,0} parameter(0)
