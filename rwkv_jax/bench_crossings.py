@@ -91,9 +91,8 @@ def crossings(program: str) -> collections.Counter[str]:
         if x.opcode in _MOVES_NOTHING or x.opcode.endswith("-done"):
             continue
         read = {each.name: each for each in entry.operands(x)}  # twice the same is read once
-        arrays = [array for moved in (x, *read.values()) for array in moved.arrays]
-        # Bytes are the room that a cuBLAS call is given to work in.
-        sizes = (array.unpadded_bytes / unit for array in arrays if array.dtype != "s8")
+        arrays = [*x.results, *(array for moved in read.values() for array in moved.arrays)]
+        sizes = (array.unpadded_bytes / unit for array in arrays)
         counts[_kind(x)] += round(sum(size for size in sizes if size > 0.9))
     return counts
 

@@ -227,9 +227,7 @@ def _moved(where: Computation, x: Instruction) -> float:
     if x.opcode in _MOVES_NOTHING or x.opcode.endswith("-done") or _is_bookkeeping(x):
         return 0.0
     operands = [sum(y.main_memory_bytes for y in operand.arrays) for operand in where.operands(x)]
-    # Bytes are the room that a cuBLAS call is given to work in: hardly any of it is touched.
-    in_bytes = "s8" if '"__cublas$' in x.attributes else None
-    results = sum(array.main_memory_bytes for array in x.arrays if array.dtype != in_bytes)
+    results = sum(array.main_memory_bytes for array in x.results)
     if x.opcode.endswith("-start"):
         # (operands, results, ...) or, for copies, (result, operand, ...); the rest is bookkeeping.
         return _moved_by_start(where, x)

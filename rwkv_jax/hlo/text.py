@@ -88,6 +88,14 @@ class Instruction:
     def arrays(self) -> list[Array]:
         return leaves(self.shape)
 
+    @property
+    def results(self) -> list[Array]:
+        """`arrays`, but for the bytes that a cuBLAS call is given to work in: hardly any of them is
+        touched.
+        """
+        room = "s8" if 'custom_call_target="__cublas$' in self.attributes else None
+        return [array for array in self.arrays if array.dtype != room]
+
     def called(self, *attributes: str) -> list[str]:
         """The computations that these attributes name, such as `calls=%fused` or `body=%b`."""
         found = []

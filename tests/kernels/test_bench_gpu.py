@@ -1,9 +1,13 @@
 """The page that the GPU benchmark writes, from times that are given here."""
 
+import math
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from rwkv_kernels import bench_gpu
+from rwkv_kernels.gpu import gentle
 from rwkv_kernels.shapes import WkvShape
 
 SHAPE = WkvShape("tiny", 2, 7, 1, 64)
@@ -25,6 +29,21 @@ def page(monkeypatch):
 def test_backward_is_what_both_take_more_than_forward(page):
     assert "| pallas_gpu | 1.000 | 2.000 | 3.000 |" in page
     assert "Kernels, both: wkv6 3.000." in page
+
+
+def test_strong_decays_are_timed_beside_those_of_a_fresh_model(page, monkeypatch):
+    assert "| pallas_gpu, strong decays | 1.000 | 2.000 | 3.000 |" in page
+    seen = []
+
+    def timed(ms, inputs, calls):
+        seen.append(float(jnp.exp(inputs[3]).max()))
+        return bench_gpu.Time(ms, {})
+
+    monkeypatch.setattr(bench_gpu, "timed", timed)
+    programs = {(SHAPE.name, name, n): 1.0 for name in ("pallas_gpu", "chunked") for n in (5, 6)}
+    bench_gpu.table(SHAPE, programs, {}, calls=2)
+    limit = -gentle.LEAST * math.log(2)  # of exp(w), beyond which no tile is gentle
+    assert [largest > limit for largest in seen] == [False, False, True, True, False, False]
 
 
 def test_rivals_are_compared_forward_and_both(page):

@@ -208,3 +208,27 @@ def test_a_barrier_left_out_is_seen(monkeypatch):
     for regime in ("typical", "spiky"):
         with pytest.raises(AssertionError):
             try_all(regime)
+
+
+def test_a_write_that_is_not_waited_for_is_seen(monkeypatch):
+    """The gradient of u goes to main memory from a room that its tile works in next."""
+    written, wait = [], Block.wait_for_writes
+
+    def noted(name):
+        function = getattr(Block, name)
+
+        def write(*given):
+            written.append(name)
+            function(*given)
+
+        monkeypatch.setattr(Block, name, write)
+
+    noted("write")
+    noted("write_to")
+    # Tokens are waited for as ever.
+    monkeypatch.setattr(
+        Block, "wait_for_writes", lambda block: wait(block) if written[-1] == "write" else None
+    )
+    for regime in ("typical", "spiky"):
+        with pytest.raises(AssertionError, match=" u:"):
+            check_both_directions((1, 49, 1, 80), regime, down=False, lazy=True)
