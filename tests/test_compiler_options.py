@@ -22,7 +22,18 @@ def test_what_xla_flags_says_stands(monkeypatch: pytest.MonkeyPatch):
     assert compiler_options() == expected
 
 
-@pytest.mark.parametrize("platform", ["gpu", "tpu"])
-def test_other_platforms_keep_their_own(platform: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "platform", lambda: platform)
+def test_a_gpu_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    """That XLA knows them is seen where a step is compiled for one (tests/training/*_aot.py)."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(module, "platform", lambda: "gpu")
+    options = compiler_options()
+    assert options
+    assert all(name.startswith("xla_gpu_") for name in options)
+    name = next(iter(options))
+    monkeypatch.setenv("XLA_FLAGS", f"--{name}=true")
+    assert set(options) - set(compiler_options()) == {name}
+
+
+def test_a_tpu_keeps_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "platform", lambda: "tpu")
     assert compiler_options() == {}

@@ -68,7 +68,7 @@ def config_from_torch(values: dict[str, Any]) -> ClipConfig:
         raise ValueError(f"dim_att = {values['dim_att']} must equal n_embd = {width}")
     if not isinstance(head_size, int) or head_size < 1 or width % head_size:
         raise ValueError(f"n_embd = {width} must be a multiple of head_size = {head_size!r}")
-    remat = "block" if values.get("with_cp", False) else "none"
+    remat = {"remat": "block"} if values.get("with_cp", False) else {}
     image = {ours: values[theirs] for theirs, ours in IMAGE_KEYS.items()} | {
         ours: values[theirs] for theirs, ours in OPTIONAL_IMAGE_KEYS.items() if theirs in values
     }
@@ -76,7 +76,7 @@ def config_from_torch(values: dict[str, Any]) -> ClipConfig:
     defaults = ClipConfig().to_dict()
     return ClipConfig.from_dict(
         {
-            "image": defaults["image"] | image | {"remat": remat},
-            "text": defaults["text"] | text | {"heads": width // head_size, "remat": remat},
+            "image": defaults["image"] | image | remat,
+            "text": defaults["text"] | text | {"heads": width // head_size} | remat,
         }
     )

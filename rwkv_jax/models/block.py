@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rwkv_jax.mesh import keep_batch_split
 from rwkv_jax.models.channel_mix import ChannelMix
 from rwkv_jax.models.config import Remat
-from rwkv_jax.models.layers import KEPT, LayerNorm, drop_path
+from rwkv_jax.models.layers import KEPT, drop_path
+from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.spatial_mix import SpatialMix
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rwkv_jax.models.layers import LayerNorm, keep, linear
+from rwkv_jax.models.layers import keep, linear
+from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rwkv_jax.models import inits
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.config import ImageConfig
-from rwkv_jax.models.layers import LayerNorm, linear
+from rwkv_jax.models.layers import linear
+from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.positions import resize_positions
 from rwkv_jax.models.spec import BlockInits, BlockSpec, by_own_share
 from rwkv_jax.models.token_shift import image_shift

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rwkv_jax.models import inits
-from rwkv_jax.models.layers import HeadNorm, LayerNorm, keep, linear
+from rwkv_jax.models.layers import keep, linear
+from rwkv_jax.models.norms import HeadNorm, LayerNorm
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rwkv_jax.models import inits
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.config import TextConfig
-from rwkv_jax.models.layers import LayerNorm
+from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.spec import BlockInits, BlockSpec, by_shifted_share
 from rwkv_jax.models.token_shift import text_shift
 from rwkv_jax.wkv import bi_wkv6

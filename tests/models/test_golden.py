@@ -11,7 +11,7 @@ from flax import nnx
 
 from rwkv_jax.convert.torch_config import config_from_torch
 from rwkv_jax.convert.torch_layout import params_from_torch, pieces
-from rwkv_jax.models import layers
+from rwkv_jax.models import layers, norms
 from rwkv_jax.models.params import (
     abstract_params,
     flat_params,
@@ -60,10 +60,11 @@ def test_text_features(golden, model):
     assert relative_error(features, golden["text_features"]) < 1e-5
 
 
-@pytest.mark.parametrize("way", ["cpu", "tpu"])
+@pytest.mark.parametrize("way", ["cpu", "gpu", "tpu"])
 def test_loss_and_every_gradient(golden, model, way, monkeypatch):
-    """`way`: layers take products and norms in another form on a TPU; any device can run it."""
-    monkeypatch.setattr(layers, "platform", lambda: way)
+    """`way`: products and norms have another form on a TPU or a GPU; any device can run it."""
+    for module in (layers, norms):
+        monkeypatch.setattr(module, "platform", lambda: way)
     config, clip = model
     graphdef, state = nnx.split(clip)
 

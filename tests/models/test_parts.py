@@ -13,13 +13,7 @@ from flax import nnx
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.config import ImageConfig, TextConfig
 from rwkv_jax.models.image_encoder import image_block_spec
-from rwkv_jax.models.layers import (
-    HeadNorm,
-    LayerNorm,
-    drop_path,
-    standardise,
-    standardise_heads,
-)
+from rwkv_jax.models.layers import drop_path
 from rwkv_jax.models.positions import bicubic_matrix, resize_positions
 from rwkv_jax.models.text_encoder import text_block_spec
 from rwkv_jax.models.token_shift import image_shift, text_shift
@@ -106,13 +100,6 @@ def test_positions_of_the_same_grid_are_untouched():
     assert resize_positions(positions, (3, 3)) is positions
 
 
-def test_heads_are_standardised_alike_with_and_without_a_view_by_head():
-    """A TPU takes the way through products with zeros and ones; see `standardise_heads`."""
-    x = jnp.asarray(np.random.default_rng(0).normal(3.0, 5.0, (2, 3, 2 * 20)), jnp.float32)
-    by_view = standardise(x.reshape(2, 3, 2, 20), 1e-5).reshape(x.shape)  # [B, T, D] -> heads, back
-    chex.assert_trees_all_close(standardise_heads(x, 2, 1e-5), by_view, rtol=0, atol=2e-6)
-
-
 def test_drop_path_drops_whole_samples_and_scales_the_rest():
     y = np.asarray(drop_path(jnp.ones((4000, 2, 3)), 0.25, jax.random.key(0)))
     kept = y[:, 0, 0] != 0
@@ -160,19 +147,6 @@ def test_scanned_stack_is_its_blocks_one_after_the_other(stack, block_by_block):
     x = jax.random.normal(jax.random.key(1), (2, 4, 8))
     *_, wanted = block_by_block(x)
     chex.assert_trees_all_close(run(stack, x), wanted, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("norm", "shape"),
-    [(LayerNorm(16), (2, 3, 16)), (HeadNorm(jnp.ones(16), 1e-5), (2, 3, 2, 8))],
-    ids=["channels", "heads"],
-)
-def test_a_norm_keeps_only_what_it_was_given_for_the_backward_pass(norm, shape):
-    x = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
-    graphdef, state = nnx.split(norm)
-    _, pullback = jax.vjp(lambda state, x: nnx.merge(graphdef, state)(x), state, x)
-    (kept,) = [each for each in jax.tree.leaves(pullback) if each.size >= x.size]
-    chex.assert_trees_all_equal(kept, x)
 
 
 def test_drop_path_grows_from_none_at_the_first_block(stack, block_by_block):
