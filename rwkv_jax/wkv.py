@@ -1,4 +1,4 @@
-"""The one door to `rwkv_kernels`: what a block may take as its WKV.
+"""The one door to `rwkv_kernels`: what a block may take as its WKV, and for its interpolations.
 
 A WKV here maps (r, k, v, w [B, T, H, N], u [H, N]) to y [B, T, H, N]; `w` is the decay logit.
 Under a mesh (`jax.set_mesh`) each device runs it on its own part of the batch and its own heads:
@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 import rwkv_kernels
 from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes
-from rwkv_kernels import platform, wkv6
+from rwkv_kernels import ddlerp, platform, wkv6
 
-__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "platform", "wkv6"]
+__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "ddlerp_kernel", "platform", "wkv6"]
 
 Wkv = Callable[
     [
@@ -83,3 +83,24 @@ def causal_wkv6(
 ) -> Float[Array, "B T H N"]:
     """The causal WKV from a zero state, without the final state: a language model in training."""
     return _on_each_device(lambda *inputs: wkv6(*inputs)[0])(r, k, v, w, u)
+
+
+def ddlerp_kernel(dtype, up_shape: tuple[int, ...]) -> Callable[..., tuple[Array, ...]] | None:
+    """`rwkv_kernels.ddlerp.ddlerp` on every device's part of the batch and channels, for tokens
+    [B, T, D] of that dtype; None where no kernel serves.
+    """
+    sizes = axis_sizes()
+    A, R, D = up_shape
+    if D % sizes[TENSOR_AXIS] or ddlerp.unservable(dtype, (A, R, D // sizes[TENSOR_AXIS])):
+        return None
+    if set(sizes.values()) == {1}:
+        return ddlerp.ddlerp
+    tokens = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS)
+    z = PartitionSpec(BATCH_AXES)
+    weights = PartitionSpec(None, TENSOR_AXIS), PartitionSpec(None, None, TENSOR_AXIS)
+    return jax.shard_map(
+        ddlerp.ddlerp,
+        in_specs=(tokens, tokens, z, *weights),
+        out_specs=tokens,
+        check_vma=False,  # the kernels know nothing of meshes
+    )

@@ -21,6 +21,8 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rwkv_kernels.bench import save
+from rwkv_kernels.bench_ddlerp import TOKENS, both, shapes
+from rwkv_kernels.ddlerp import ddlerp
 from rwkv_kernels.gpu import topology
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling, default
@@ -79,6 +81,15 @@ def compile_call(shape: tuple[int, ...], tiling: Tiling, *, causal: bool) -> Non
         jax.jit(value_and_gradients).lower(token, token, token, w, u, token).compile()
 
 
+def compile_ddlerp(M: int) -> None:
+    """As `compile_call`, of the interpolations of so many tokens."""
+    mesh = topology.mesh()
+    sharding = NamedSharding(mesh, PartitionSpec())
+    arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in shapes(M)]
+    with jax.set_mesh(mesh):
+        jax.jit(both(ddlerp)).lower(*arrays).compile()
+
+
 def default_tiling(shape: tuple[int, ...]) -> Tiling:
     B, T, H, _ = shape
     return default(B * H, -(-T // TILE))
@@ -89,16 +100,26 @@ def compiled(
 ) -> list[Compiled]:
     """The kernels of value and gradients, each once; compiled in a process of its own."""
     tiling = tiling or default_tiling(shape)
-    call = [sys.executable, "-m", "rwkv_kernels.bench_gpu_static"]
-    call += ["--compile", ",".join(map(str, shape)), *(["--causal"] if causal else [])]
-    call += ["--tiling", json.dumps(dataclasses.asdict(tiling))]
+    what = ["--compile", ",".join(map(str, shape)), *(["--causal"] if causal else [])]
+    return _compiled_apart(*what, "--tiling", json.dumps(dataclasses.asdict(tiling)))
+
+
+def compiled_ddlerp(tokens: int) -> list[Compiled]:
+    """As `compiled`, of the interpolations."""
+    return _compiled_apart("--compile-ddlerp", str(tokens))
+
+
+def _compiled_apart(*what: str) -> list[Compiled]:
+    call = [sys.executable, "-m", "rwkv_kernels.bench_gpu_static", *what]
     environment = os.environ | {"MOSAIC_GPU_DUMP_PTXAS": "1", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{shape}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(what)}: {done.stderr[-2000:]}")
     kernels = said_by_ptxas(done.stdout + done.stderr)
     if not kernels:
-        raise RuntimeError(f"{shape}: Mosaic printed nothing of ptxas; it may be told another way")
+        raise RuntimeError(
+            f"{' '.join(what)}: Mosaic printed nothing of ptxas; it may be told another way"
+        )
     return kernels
 
 
@@ -160,12 +181,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--compile-ddlerp", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--tiling", help=argparse.SUPPRESS)
     parser.add_argument("--causal", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile:
         shape = tuple(map(int, options.compile.split(",")))
         compile_call(shape, Tiling(**json.loads(options.tiling)), causal=options.causal)
+        return
+    if options.compile_ddlerp:
+        compile_ddlerp(options.compile_ddlerp)
         return
     lines = [
         "# Registers and shared memory of the Hopper kernels\n",
@@ -181,6 +206,16 @@ def main() -> None:
     for shape, causal in tqdm.tqdm(jobs, unit="shape"):
         tiling = default_tiling(shape)
         lines += [row(shape, tiling, x, causal=causal) for x in compiled(shape, causal=causal)]
+    lines += [
+        f"\nThe interpolations (`ddlerp`) of {TOKENS[0]:,} tokens, 5 uses of rank 32, D = 640.\n",
+        "| kernel | registers | spilled, stores / loads | products one by one |",
+        "|---" * 4 + "|",
+    ]
+    for x in compiled_ddlerp(TOKENS[0]):
+        spilled = f"{x.spill_stores} / {x.spill_loads}"
+        lines.append(
+            f"| {x.name} | {x.registers} | {spilled} | {'yes' if x.serialized else 'no'} |"
+        )
     print("\n".join(lines))
     if options.out:
         save(options.out, lines)

@@ -77,12 +77,17 @@ def wkv6(
     return y.reshape(r.shape), jnp.swapaxes(final, -1, -2)  # [B, T, H * N] -> [B, T, H, N]
 
 
+def is_hopper(device_kind: str) -> bool:
+    """Whether a GPU of that name has the instructions that the kernels are made of."""
+    return _HOPPER.search(device_kind) is not None
+
+
 def unservable(
     shape: tuple[int, int, int, int], dtype, device_kind: str, *, causal: bool
 ) -> tuple[str, ...]:
     """Every reason why the kernels cannot serve a call on a GPU; nothing if they can."""
     reasons: tuple[str, ...] = ()
-    if not _HOPPER.search(device_kind):
+    if not is_hopper(device_kind):
         reasons += (f"it is a Hopper GPU's kernel, and this is {device_kind!r}",)
     if dtype != jnp.bfloat16:
         reasons += (f"it computes in bfloat16, and r, k, v together are {dtype}",)

@@ -22,6 +22,11 @@ def keep(x: Array) -> Array:
     return checkpoint_name(x, KEPT)
 
 
+def by_itself(x: Array) -> Array:
+    """x, of which a GPU's XLA makes no kernel with what it goes into; elsewhere as it is."""
+    return jax.lax.optimization_barrier(x) if platform() == "gpu" else x
+
+
 def linear(
     x: Float[Array, "*B I"],
     kernel: nnx.Param | Float[Array, "I O"],

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rwkv_jax.models import inits
-from rwkv_jax.models.layers import keep, linear
+from rwkv_jax.models.interpolations import interpolations
+from rwkv_jax.models.layers import by_itself, keep, linear
 from rwkv_jax.models.norms import HeadNorm, LayerNorm
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
@@ -51,13 +52,8 @@ class SpatialMix(nnx.Module):
         R = self.maa_w2.shape[1]
         maa_w1 = self.maa_w1[...].reshape(D, 5 * R)  # [D, 5, R] -> [D, 5 R]
         z = jnp.tanh(keep(linear(x + xx * self.maa_x[...].astype(x.dtype), maa_w1)))
-        maa = self.maa[...].astype(x.dtype)
-        # One at a time: stacked, their gradient would be a reduction over five arrays in memory.
         # Not kept: wide results of thin products (rank R) are cheaper to compute again.
-        x_w, x_k, x_v, x_r, x_g = (
-            x + xx * (maa[a] + linear(z[..., a * R : (a + 1) * R], self.maa_w2[a]))
-            for a in range(5)
-        )
+        x_w, x_k, x_v, x_r, x_g = interpolations(x, xx, z, self.maa[...], self.maa_w2[...])
 
         r, k, v = (
             keep(linear(y, kernel)).reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
@@ -68,7 +64,9 @@ class SpatialMix(nnx.Module):
         z_w = jnp.tanh(keep(linear(x_w, self.decay_w1)))
         w = self.decay[...] + linear(z_w, self.decay_w2, out_dtype=jnp.float32)
         y = self.wkv(r, k, v, w.reshape(B, T, H, N), self.bonus[...])
-        y = keep(y.reshape(B, T, D))  # flat: kept by head, a TPU would lay it out anew
+        # Flat: kept by head, a TPU would lay it out anew. By itself: a GPU's XLA would run the WKV
+        # twice, once into what is kept.
+        y = keep(by_itself(y.reshape(B, T, D)))
         if self.key_norm is not None:
             y = self.key_norm(y)
         y = y.reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]

@@ -1,5 +1,6 @@
 """What the kernels' calls have in common: the grid, how tokens and states come and go."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -48,6 +49,12 @@ class Block:
         place = _opaque(self._place, anew)
         barriers = self._came, self._state_came, self._met
         return Block(place, self._wg, self.index, self._grid, *barriers)
+
+    def at_head(self, head: Array) -> "Block":
+        """The same, of other channels: as many as a head has."""
+        other = copy.copy(self)
+        other.head = head
+        return other
 
     def own(self, memory, *, anew: int | Array = 0):
         """This warpgroup's of shared memory of which each has its own.
@@ -108,6 +115,11 @@ class Block:
             (array.at[self.batch, rows, channels], part) for part, channels in _beside(to, first)
         ]
 
+    def columns(self, array, tile: int | Array, to: Parts) -> list[tuple]:
+        """As `tokens`, of an array whose channels no head owns: all of them."""
+        rows = pl.ds(TILE * tile, TILE)
+        return [(array.at[self.batch, rows, channels], part) for part, channels in _beside(to, 0)]
+
     def state(self, array, flow: int | Array, border: int | Array):
         """The warpgroup's columns of a flow's state at a border, [N, width]."""
         return array.at[flow, self.batch, self.head, border, :, self.of_head]
@@ -150,20 +162,26 @@ class Block:
 
     def write(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
         """Begins to copy tiles of tokens (source, array) to their places in main memory."""
+        self._write(tile, copies, self.channel)
 
-        def copy(rows: int) -> None:
+    def write_columns(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
+        """As `write`, to arrays whose channels no head owns."""
+        self._write(tile, copies, 0)
+
+    def _write(self, tile: int | Array, copies: Sequence[tuple[Parts, Any]], first) -> None:
+        def write(rows: int) -> None:
             for source, array in copies:
-                for part, channels in _beside(source, self.channel):
+                for part, channels in _beside(source, first):
                     target = array.at[self.batch, pl.ds(TILE * tile, rows), channels]
                     plgpu.copy_smem_to_gmem(part.at[pl.ds(0, rows)], target)
 
         plgpu.commit_smem()
         if self._wg.interpret is None:
-            copy(TILE)  # the copy engine leaves out what is beyond the array's end
+            write(TILE)  # the copy engine leaves out what is beyond the array's end
         else:
             last = self.plan.tiles - 1
-            pl.when(tile == last)(lambda: copy(self.plan.last_rows))
-            pl.when(tile < last)(lambda: copy(TILE))
+            pl.when(tile == last)(lambda: write(self.plan.last_rows))
+            pl.when(tile < last)(lambda: write(TILE))
 
     def write_to(self, target, source: Parts, first: int | Array) -> None:
         """Begins to copy parts that lie side by side to main memory, to its last axis from `first`

@@ -1,0 +1,56 @@
+"""A token's interpolations: by a kernel, or without, and under meshes."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+from rwkv_jax.models.interpolations import interpolations
+from rwkv_kernels import ddlerp
+
+
+def test_the_kernel_and_the_formula_agree(monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = ((2, 9, 64), (2, 9, 64), (2, 9, 64), (2, 64), (2, 32, 64))
+    given = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+    def both(dtype):
+        def call(x, xx, z, maa, up):
+            return interpolations(*(a.astype(dtype) for a in (x, xx, z)), maa, up)
+
+        found, pullback = jax.vjp(call, *given)
+        return [*found, *pullback(tuple(jnp.ones_like(y) for y in found))]
+
+    exact = both(jnp.float32)
+    zeros = InterpretGPUParams(out_of_bounds_reads="uninitialized", uninitialized_memory="zero")
+    kernel = functools.partial(ddlerp.ddlerp, interpret=zeros)
+    calls = []
+    monkeypatch.setattr(ddlerp, "unservable", lambda *_: ())
+    monkeypatch.setattr(ddlerp, "ddlerp", lambda *x: calls.append(x) or kernel(*x))
+    rounded = both(jnp.bfloat16)
+    assert len(calls) == 1
+    for x, y in zip(rounded, exact, strict=True):
+        x, y = (np.asarray(a, np.float64) for a in (x, y))
+        assert np.linalg.norm(x - y) < 1e-2 * np.linalg.norm(y)
+
+
+def test_batch_and_channels_are_split_over_a_mesh():
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "interpolations_on_devices.py")],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    errors = json.loads(done.stdout)
+    assert len(errors) == 3
+    assert max(errors.values()) < 1e-5
