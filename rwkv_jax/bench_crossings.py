@@ -99,7 +99,7 @@ def crossings(program: str) -> collections.Counter[str]:
 
 def _kind(x: Instruction) -> str:
     if x.opcode == "custom-call" and re.search("tpu_custom_call|mosaic_gpu", x.attributes):
-        return "WKV kernels"
+        return "own kernels"
     if x.opcode in ("custom-call", "dot", "convolution") or "kind=kOutput" in x.attributes:
         return "matrix products and what is fused into them"
     if x.opcode in ("copy", "transpose", "copy-start"):
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--device", action="append", choices=DEVICES, help="default: all")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     options = parser.parse_args()
-    kinds = ("WKV kernels", "matrix products and what is fused into them", "copies", "all else")
+    kinds = ("own kernels", "matrix products and what is fused into them", "copies", "all else")
     lines = [
         "# Crossings of memory by activations in a block\n",
         f"A block of B/32's image tower, {BATCH} x 49 tokens of 640 channels in bfloat16, compiled "
