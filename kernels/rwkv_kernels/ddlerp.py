@@ -2,8 +2,8 @@
 
 A token is used in several ways, and chooses for each of them how much of its neighbour to look at:
 x + xx (maa_a + z_a up_a), with xx the neighbour less the token, and z up a product of low rank. On
-a GPU XLA writes each product to memory, reads it again, and for the gradient does so four times
-over: 94 and 338 us for five uses of [256, 49, 640], where an H200's memory would need 24 and 60.
+a GPU XLA writes each product to memory and reads it again, and more for the gradient: twice the
+time of these kernels (docs/gpu_ddlerp.md).
 
 Where no kernel serves (`unservable`) the formula is XLA's to compile: there is no other
 implementation here.
@@ -63,6 +63,8 @@ def ddlerp(
     if reasons:
         raise ValueError(f"ddlerp: no kernel serves x {x.shape}, up {up.shape}: {reasons[0]}.")
     M = math.prod(x.shape[:-1])
+    if M < 1:
+        raise ValueError(f"ddlerp: x must hold a token at least, got shape {x.shape}.")
     flat = (y.reshape(M, -1) for y in (x, xx, z))  # [*B, D] -> [M, D]
     found = _ddlerp(Uses(A, R), interpret, *flat, maa.astype(jnp.float32), up)
     return tuple(y.reshape(x.shape) for y in found)  # [M, D] -> [*B, D]

@@ -81,6 +81,7 @@ def test_gradients_have_their_inputs_dtypes():
         ({2: (2, 63)}, r"z must be \(2, 64\) .*, got \(2, 63\)"),
         ({3: (3, 64)}, r"maa must be \(2, 64\) .*, got \(3, 64\)"),
         ({4: (2, 16, 64), 2: (2, 32)}, "2 uses of rank 16, but it takes ranks of multiples of 32"),
+        (dict.fromkeys((0, 1, 2), (0, 64)), r"a token at least, got shape \(0, 64\)"),
         (dict.fromkeys((0, 1, 3), (2, 80)) | {4: (2, 32, 80)}, "D = 80, but it takes"),
     ],
 )
