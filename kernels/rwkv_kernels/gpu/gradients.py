@@ -124,7 +124,11 @@ def through_levels(
         return by_levels()
     answer = gentle.ask(wg, meetings(_GENTLE), block.own(of_held, anew=_GENTLE).operands().log_d)
     empty_rooms()
-    return lax.cond(answer.gentle != 0, at_once, by_levels)
+    is_gentle = answer.gentle != 0
+    if wg.plan.last_rows <= warp.SIXTEEN:
+        # Of as many tokens as a warp holds, levels are fewer instructions.
+        is_gentle &= block.tokens_in(block.part) > warp.SIXTEEN
+    return lax.cond(is_gentle, at_once, by_levels)
 
 
 def through_other_tile(
