@@ -225,7 +225,7 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 
 # Fields that a restarted run may change: they change neither the data's order nor, but for the
-# rounding of sums on another mesh, the parameters.
+# rounding of sums on another mesh or computed again, the parameters.
 FREE_TO_CHANGE = (
     *("log_every", "checkpoint", "eval", "eval_every", "mesh", "profile"),
     *("data.data_dir", "data.loader.workers", "data.loader.prefetch"),

@@ -1,33 +1,18 @@
 """`ddlerp` in Mosaic's interpreter, against float64, and what it refuses."""
 
 import ddlerp_judge
+import interpreter
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+from interpreter import INTERPRETER, STRICT, assert_no_races
 
 from rwkv_kernels.ddlerp import ddlerp, unservable
-
-# As in test_pallas_gpu.py: reads beyond an array give zeros, as the copy engine's do.
-INTERPRETER = InterpretGPUParams(
-    detect_races=True, out_of_bounds_reads="uninitialized", uninitialized_memory="zero"
-)
 
 
 @pytest.fixture(autouse=True)
 def watched(monkeypatch):
-    """Every kernel's races: the interpreter itself remembers those of the last kernel alone."""
-    names = ("RaceDetectionState", "GPURaceDetectionState")  # JAX 0.10, 0.11
-    (name,) = [name for name in names if hasattr(gpu_callbacks, name)]
-    detector, states = getattr(gpu_callbacks, name), []
-
-    def watch(*arguments, **options):
-        states.append(detector(*arguments, **options))
-        return states[-1]
-
-    monkeypatch.setattr(gpu_callbacks, name, watch)
-    return states
+    return interpreter.watch(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -43,17 +28,12 @@ def watched(monkeypatch):
 def test_values_and_gradients(shape, uses, rank, watched):
     given, gradients = ddlerp_judge.inputs(shape, uses, rank)
     ddlerp_judge.check(given, gradients, ddlerp_judge.value_and_gradients(INTERPRETER))
-    assert len(watched) == 3  # forward, by tokens, by channels
-    assert not any(state.races_found for state in watched)
+    assert_no_races(watched, kernels=3)  # forward, by tokens, by channels
 
 
 def test_nothing_is_read_that_was_not_written():
-    """Of whole tiles: what was never written is NaN here, and reading beyond an array an error."""
-    strict = InterpretGPUParams(detect_races=True)
-    assert strict.uninitialized_memory == "nan"
-    assert strict.out_of_bounds_reads == "raise"
     given, gradients = ddlerp_judge.inputs((128, 128), 5, 32)
-    ddlerp_judge.check(given, gradients, ddlerp_judge.value_and_gradients(strict))
+    ddlerp_judge.check(given, gradients, ddlerp_judge.value_and_gradients(STRICT))
 
 
 def test_an_error_would_be_seen():

@@ -6,6 +6,7 @@ are played by JAX's own. That the kernels also compile for a real GPU is seen in
 """
 
 import float64_loop
+import interpreter
 import jax
 import jax.numpy as jnp
 import pytest
@@ -18,8 +19,7 @@ from gpu_judge import (
     judge_sees,
     rounded,
 )
-from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
-from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+from interpreter import INTERPRETER, STRICT, assert_no_races
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from regimes import NAMES
 
@@ -28,13 +28,7 @@ from rwkv_kernels.api import Call
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.sweep import states
 from rwkv_kernels.gpu.tiling import Tiling
-from rwkv_kernels.gpu.warpgroup import Warpgroup
 
-# Reads beyond an array give zeros, as the copy engine's do. So does then what was never written,
-# which `test_nothing_is_read_that_was_not_written` sees.
-INTERPRETER = InterpretGPUParams(
-    detect_races=True, out_of_bounds_reads="uninitialized", uninitialized_memory="zero"
-)
 # One tile, a pair, and several with states; the last full and cut short.
 BI_CASES = (
     (1, 1, 1, 80),
@@ -50,24 +44,7 @@ CAUSAL_CASES = ((1, 1, 1, 64), (2, 7, 1, 80), (1, 77, 1, 64))
 
 @pytest.fixture(autouse=True)
 def watched(monkeypatch):
-    """Every kernel's races: the interpreter itself remembers those of the last kernel alone."""
-    names = ("RaceDetectionState", "GPURaceDetectionState")  # JAX 0.10, 0.11
-    (name,) = [name for name in names if hasattr(gpu_callbacks, name)]
-    detector, states = getattr(gpu_callbacks, name), []
-
-    def watch(*arguments, **options):
-        states.append(detector(*arguments, **options))
-        return states[-1]
-
-    monkeypatch.setattr(gpu_callbacks, name, watch)
-    if hasattr(gpu_callbacks, "call_tag_ref_union"):  # JAX 0.11 watches memory used in turn, too
-        monkeypatch.setattr(Warpgroup, "in_turn", staticmethod(plgpu.RefUnion))
-    return states
-
-
-def assert_no_races(watched, kernels):
-    assert len(watched) == kernels
-    assert not any(state.races_found for state in watched)
+    return interpreter.watch(monkeypatch)
 
 
 def kernels(T):
@@ -122,10 +99,7 @@ def test_longer_sequences(shape, regime, watched):
 @pytest.mark.parametrize("T", [64, 128, pytest.param(192, marks=pytest.mark.slow)])
 def test_nothing_is_read_that_was_not_written(T):
     """Of whole tiles: what was never written is NaN here, and reading beyond an array an error."""
-    strict = InterpretGPUParams(detect_races=True)
-    assert strict.uninitialized_memory == "nan"
-    assert strict.out_of_bounds_reads == "raise"
-    check_both_directions((1, T, 1, 64), "typical", strict)
+    check_both_directions((1, T, 1, 64), "typical", STRICT)
 
 
 @pytest.mark.parametrize(
