@@ -104,7 +104,7 @@ def _backward(groups: Groups, eps: float, kept, g: Float[Array, "*B D"]):
     g = g.astype(jnp.float32)
     z, by_deviation = standardise(x, groups, eps)
     h = g * scale
-    along_mean, along_z = (groups.spread(by_itself(groups.mean(x))) for x in (h, h * z))
+    along_mean, along_z = (groups.spread(by_itself(groups.mean(each))) for each in (h, h * z))
     of_x = groups.spread(by_deviation) * (h - along_mean - z * along_z)
     leading = tuple(range(x.ndim - scale.ndim))
     of_scale, of_bias = jnp.sum(g * z, leading), jnp.sum(g, leading)
