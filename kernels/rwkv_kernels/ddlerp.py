@@ -56,8 +56,8 @@ def ddlerp(
     for name, (array, wanted) in (shapes | {"maa": (maa, (A, D))}).items():
         if array.shape != wanted:
             raise ValueError(
-                f"ddlerp: {name} must be {wanted} to go with x {x.shape} and up {up.shape}, got "
-                f"{array.shape}."
+                f"ddlerp: {name} must be {wanted} to go with up {up.shape} and x's tokens "
+                f"{x.shape[:-1]}, got {array.shape}."
             )
     reasons = _misfits(jnp.result_type(x, xx, z), up.shape)
     if reasons:

@@ -56,7 +56,7 @@ def test_gradients_have_their_inputs_dtypes():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: (2, 80)}, r"x must be \(2, 64\) to go with x \(2, 80\) .*, got \(2, 80\)"),
+        ({0: (2, 80)}, r"x must be \(2, 64\) to go with up \(2, 32, 64\) .*, got \(2, 80\)"),
         ({1: (3, 64)}, r"xx must be \(2, 64\) .*, got \(3, 64\)"),
         ({2: (2, 63)}, r"z must be \(2, 64\) .*, got \(2, 63\)"),
         ({3: (3, 64)}, r"maa must be \(2, 64\) .*, got \(3, 64\)"),

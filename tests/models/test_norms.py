@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rwkv_jax.models import norms
+from rwkv_jax.models import layers
 from rwkv_jax.models.norms import HeadNorm, HeadsOfLastAxis, LastAxis, LayerNorm, norm, standardise
 
 EPS = 1e-5
@@ -54,8 +54,11 @@ def both(groups):
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_values_and_gradients(given, platform, monkeypatch):
     """On a GPU means are kept apart by a barrier, which any device can run."""
-    monkeypatch.setattr(norms, "platform", lambda: platform)
-    got = both(LastAxis())(*(jnp.asarray(x, jnp.float32) for x in given))
+    monkeypatch.setattr(layers, "platform", lambda: platform)
+    given32 = [jnp.asarray(x, jnp.float32) for x in given]
+    program = str(jax.make_jaxpr(both(LastAxis()))(*given32))
+    assert ("optimization_barrier" in program) == (platform == "gpu")
+    got = both(LastAxis())(*given32)
     chex.assert_trees_all_close(got, float64(*given), rtol=1e-4, atol=1e-5)
 
 
