@@ -31,20 +31,23 @@ _VOTE = (
 
 
 def within(
-    wg: Warpgroup, x: Float[Array, "64 n"], most: float, y: Float[Array, "64 n"], least: float
-) -> Int[Array, ""]:
+    wg: Warpgroup, x: Float[Array, "64 n"], most: float, y: Float[Array, "64 n"], least: float,
+    allowed: Int[Array, ""],
+) -> Int[Array, ""]:  # fmt: skip
     """1 if no number of x is larger than `most`, nor one of y smaller than `least`, else 0: the
     same to all of a warpgroup's threads, who wait for each other.
 
-    Of x only the first eight of each sixteen rows are looked at.
+    Of x only the first eight of each sixteen rows are looked at. allowed: 1, or 0 for 0 in any
+    case.
     """
     if wg.interpret is not None:
-        return (jnp.all(x <= most) & jnp.all(y >= least)).astype(jnp.int32)
+        return (jnp.all(x <= most) & jnp.all(y >= least)).astype(jnp.int32) & allowed
     layout: Any = plgpu.Layout.WGMMA
-    result = plgpu.ShapeDtypeStruct((), jnp.int32, plgpu.Layout.WG_SPLAT(()))
+    one: Any = plgpu.Layout.WG_SPLAT(())
+    result = plgpu.ShapeDtypeStruct((), jnp.int32, one)
 
-    @plgpu.inline_mgpu(arg_types=(layout, layout), return_type=result)
-    def ask(_, x, y):
+    @plgpu.inline_mgpu(arg_types=(layout, layout, one), return_type=result)
+    def ask(_, x, y, allowed):
         x, y = ([z[:, i : i + 8] for i in range(0, z.shape[1], 8)] for z in (x, y))
         largest = functools.reduce(lambda x, y: x.max(y), x).registers.flat[:1]
         smallest = functools.reduce(lambda x, y: x.min(y), y).registers.flat
@@ -55,6 +58,7 @@ def within(
                 number = llvm.extractelement(pair, mgpu.c(i, i32))
                 said.append(arith.cmpf(compare, number, mgpu.c(bound, number.type)))
         by_thread = arith.extui(i32, functools.reduce(arith.andi, said))
+        by_thread = arith.andi(by_thread, allowed.registers.item())
         barrier = arith.addi(mgpu.warpgroup_idx(sync=False), mgpu.c(1, i32))
         inputs = [by_thread, barrier]
         by_all: Any = llvm.inline_asm(i32, inputs, _VOTE, "=r,r,r", has_side_effects=True)
@@ -63,7 +67,7 @@ def within(
         by_all = nvvm.shfl_sync(every_lane, by_all, zero, mgpu.c(31, i32), nvvm.ShflKind.idx)
         return mgpu.FragmentedArray.splat(by_all, (), is_signed=True)
 
-    return ask(x, y)
+    return ask(x, y, allowed)
 
 
 def apart(said: Int[Array, ""], i: int, work: Callable[[], Any], *of_nothing: Array) -> Any:

@@ -118,7 +118,10 @@ def _kernel(
         return choose.apart(answer.gentle, 9, with_themselves, nothing)[0]
 
     if wg.plan.levels > warp.LEVELS:
-        answer = gentle.ask(wg, of_sixteen(_GENTLE), log_d)
+        # With four warpgroups' registers the last compiler would do products one by one if a tile
+        # of few tokens took levels.
+        count = block.tokens_in(i) if wg.warpgroups <= 2 else jnp.int32(TILE)
+        answer = gentle.ask(wg, count, of_sixteen(_GENTLE), log_d)
         A = lax.cond(answer.gentle != 0, at_once, by_levels)
     else:
         A = by_levels()

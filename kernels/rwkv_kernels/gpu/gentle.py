@@ -53,15 +53,18 @@ class Answer(NamedTuple):
     log_d: Float16[Array, "64 n"]
 
 
-def ask(wg: Warpgroup, of_sixteen: masks.Mask, log_d: Operand) -> Answer:
+def ask(wg: Warpgroup, tokens: Array, of_sixteen: masks.Mask, log_d: Operand) -> Answer:
     """Whether a tile is gentle, the same to all of a warpgroup's threads, who wait for each other.
 
-    of_sixteen: meetings of each token's sixteen (`masks.meetings`); log_d: see `tile.log2_decay`.
+    One of no more tokens than a warp holds says that it is not: it takes fewer instructions by
+    levels. tokens: how many there are; of_sixteen: meetings of each token's sixteen
+    (`masks.meetings`); log_d: see `tile.log2_decay`.
     """
     h = tile.log2_product(wg, _from_middle(wg, of_sixteen), log_d)
     held = wg.load_raw(log_d.ref)
     # The first token's is the largest h, and minus the last one's, which is about as large.
-    return Answer(choose.within(wg, h, MOST, held, LEAST * tile.LOG_SCALE), h, held)
+    many = (tokens > warp.SIXTEEN).astype(jnp.int32)
+    return Answer(choose.within(wg, h, MOST, held, LEAST * tile.LOG_SCALE, many), h, held)
 
 
 def scores(

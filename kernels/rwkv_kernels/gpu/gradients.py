@@ -122,13 +122,10 @@ def through_levels(
     if wg.plan.levels <= warp.LEVELS:
         empty_rooms()
         return by_levels()
-    answer = gentle.ask(wg, meetings(_GENTLE), block.own(of_held, anew=_GENTLE).operands().log_d)
+    count, held = block.tokens_in(block.part), block.own(of_held, anew=_GENTLE).operands()
+    answer = gentle.ask(wg, count, meetings(_GENTLE), held.log_d)
     empty_rooms()
-    is_gentle = answer.gentle != 0
-    if wg.plan.last_rows <= warp.SIXTEEN:
-        # Of as many tokens as a warp holds, levels are fewer instructions.
-        is_gentle &= block.tokens_in(block.part) > warp.SIXTEEN
-    return lax.cond(is_gentle, at_once, by_levels)
+    return lax.cond(answer.gentle != 0, at_once, by_levels)
 
 
 def through_other_tile(
