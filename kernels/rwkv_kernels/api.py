@@ -39,7 +39,7 @@ def _why_not_pallas_tpu(call: Call) -> tuple[str, ...]:
     if call.dtype == jnp.float64:
         reasons += ("a TPU computes in float32 at most",)
     causal = call.function == "wkv6"
-    return reasons + pallas_tpu.too_wide(call.shape, call.dtype, causal=causal)
+    return reasons + pallas_tpu.too_wide(call.shape, call.dtype, call.device_kind, causal=causal)
 
 
 def _why_not_pallas_gpu(call: Call) -> tuple[str, ...]:

@@ -95,8 +95,14 @@ def _shares(text: str) -> dict[str, float]:
     }
 
 
+def plan_for(chip: str, T: int, H: int, N: int) -> Plan:
+    """Both directions in bfloat16, on a chip of that topology."""
+    kind = topology.mesh(chip, devices=1).devices.item().device_kind
+    return make_plan(T, H, N, jnp.bfloat16, causal=False, device_kind=kind)
+
+
 def row(kernel: str, chip: str, T: int, H: int, N: int) -> str:
-    plan = make_plan(T, H, N, jnp.bfloat16, causal=False)
+    plan = plan_for(chip, T, H, N)
     one, shares = count(kernel, dataclasses.replace(plan, samples=1), chip)
     turning = 0
     if plan.samples > 1:
@@ -118,7 +124,7 @@ def main() -> None:
     chips = options.chip or ["v5e:2x2", "v6e:2x2"]
     if options.compile:
         T, H, N = (int(x) for x in options.shape.split(","))
-        plan = make_plan(T, H, N, jnp.bfloat16, causal=False)
+        plan = plan_for(chips[0], T, H, N)
         compile_kernel(
             options.compile, dataclasses.replace(plan, samples=options.samples), chips[0]
         )

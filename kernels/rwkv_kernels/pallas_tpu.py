@@ -21,10 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rwkv_kernels.platforms import device_kind
 from rwkv_kernels.tpu import states
 from rwkv_kernels.tpu.backward import backward
 from rwkv_kernels.tpu.forward import forward
-from rwkv_kernels.tpu.plan import VMEM, Plan, make_plan
+from rwkv_kernels.tpu.plan import Plan, make_plan
 from rwkv_kernels.tpu.sweep import entering_states
 
 
@@ -64,21 +65,25 @@ def wkv6(
     return _heads(y, r.shape), states.to_heads(plan.lanes, final)
 
 
-def too_wide(shape: tuple[int, int, int, int], dtype, *, causal: bool) -> tuple[str, ...]:
-    """Why [B, T, H, N] does not fit into a TPU's fast memory; nothing if it does."""
+def too_wide(
+    shape: tuple[int, int, int, int], dtype, device_kind: str, *, causal: bool
+) -> tuple[str, ...]:
+    """Why [B, T, H, N] does not fit into the fast memory of a TPU of that name; nothing if so."""
     _, T, H, N = shape
-    needed = make_plan(T, H, N, dtype, causal=causal).vmem_bytes(jnp.dtype(dtype).itemsize)
-    if needed <= VMEM:
+    plan = make_plan(T, H, N, dtype, causal=causal, device_kind=device_kind)
+    itemsize = jnp.dtype(dtype).itemsize
+    if plan.fits(itemsize):
         return ()
     return (
-        f"H * N = {H * N} channels need {needed / 2**20:.0f} MiB of VMEM, "
-        f"of {VMEM / 2**20:.0f} that a kernel may take",
+        f"H * N = {H * N} channels need {plan.vmem_bytes(itemsize) / 2**20:.0f} MiB of VMEM, "
+        f"of {plan.vmem / 2**20:.0f} that a kernel may take",
     )
 
 
 def _plan(r, k, v, *, causal: bool) -> Plan:
     _, T, H, N = r.shape
-    return make_plan(T, H, N, jnp.result_type(r, k, v), causal=causal)
+    dtype = jnp.result_type(r, k, v)
+    return make_plan(T, H, N, dtype, causal=causal, device_kind=device_kind())
 
 
 def _flat(plan: Plan, x: Float[Array, "*B H N"]) -> Float[Array, "*B C"]:

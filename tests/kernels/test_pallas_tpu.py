@@ -23,7 +23,7 @@ from regimes import CASES, NAMES, assert_close, judged_bi, judged_causal, stacke
 from rwkv_kernels import IMPLEMENTATIONS, bi_wkv6, pallas_tpu
 from rwkv_kernels.api import Call
 from rwkv_kernels.tpu.lanes import Lanes
-from rwkv_kernels.tpu.plan import VMEM, make_plan
+from rwkv_kernels.tpu.plan import Plan, make_plan
 
 INTERPRETER = pltpu.InterpretParams(detect_races=True)
 # On two cores samples meet on what they share; slow, so only where there are more than a step's.
@@ -184,26 +184,38 @@ def test_heads_share_products_and_states_as_drawn():
     assert set(lanes.state_blocks) == {(i, j) for i in range(5) for j in range(5) if abs(i - j) < 2}
 
 
+def _planned(T: int, device_kind: str = "TPU v5 lite") -> Plan:
+    return make_plan(T, 8, 80, jnp.bfloat16, causal=False, device_kind=device_kind)
+
+
 def test_long_or_wide_sequences_are_cut_to_fit():
-    assert [make_plan(T, 8, 80, jnp.bfloat16, causal=False).spans for T in (49, 196, 257)] == [
-        1,
-        1,
-        2,
-    ]
-    wide = make_plan(1024, 48, 64, jnp.bfloat16, causal=True)
-    assert wide.span < 256
-    assert wide.vmem_bytes(2) <= VMEM
+    assert [_planned(T).spans for T in (49, 196, 257)] == [1, 1, 2]
+    spans = {"TPU v5 lite": 256, "TPU v5": 64, "TPU of tomorrow": 64}
+    for kind, span in spans.items():
+        wide = make_plan(1024, 48, 64, jnp.bfloat16, causal=True, device_kind=kind)
+        assert wide.span == span
+        assert wide.fits(2)
+
+
+def test_eight_samples_at_once_where_a_chip_has_room_for_them():
+    kinds = ("TPU v4", "TPU v5", "TPU7x", "cpu", "TPU v5 lite", "TPU v6 lite")
+    assert [_planned(196, kind).samples for kind in kinds] == [1, 1, 1, 1, 8, 8]
+    assert [_planned(49, kind).samples for kind in kinds] == [1, 8, 8, 8, 8, 8]
+    assert _planned(256).samples == 1  # lies as it is read
 
 
 def test_what_the_kernels_cannot_serve():
-    def why_not(platform="tpu", shape=(1, 49, 8, 80), dtype="bfloat16"):
-        call = Call("bi_wkv6", platform, shape, jnp.dtype(dtype))
+    def why_not(platform="tpu", shape=(1, 49, 8, 80), dtype="bfloat16", kind="TPU v5"):
+        call = Call("bi_wkv6", platform, shape, jnp.dtype(dtype), kind)
         return "; ".join(IMPLEMENTATIONS["pallas_tpu"].why_not(call))
 
     assert why_not() == ""
     assert "a TPU's kernel" in why_not(platform="cpu")
     assert "float32 at most" in why_not(dtype="float64")
     assert "8192 channels need" in why_not(shape=(1, 49, 128, 64))
+    assert "640 channels need 16 MiB of VMEM, of 15" in why_not(
+        shape=(1, 196, 8, 80), kind="TPU v4"
+    )
     arrays = [jnp.ones((1, 3, 1, 4))] * 4
     with pytest.raises(ValueError, match=r"'pallas_tpu' cannot serve .* on cpu: it is a TPU's"):
         bi_wkv6(*arrays, jnp.ones((1, 4)), implementation="pallas_tpu")

@@ -14,7 +14,7 @@ import pytest
 from rwkv_jax.config import DataConfig, RunConfig
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.evaluation.config import EvalConfig
-from rwkv_jax.models import ClipConfig, rwkv_clip_b32
+from rwkv_jax.models import ClipConfig, rwkv_clip_b16, rwkv_clip_b32
 from rwkv_jax.models.config import Remat
 from rwkv_jax.training.setup import set_up
 from rwkv_kernels.gpu import topology as gpu_topology
@@ -25,13 +25,12 @@ pytestmark = [pytest.mark.aot, pytest.mark.slow]
 BATCH_PER_CHIP = 256
 
 
-def _lowered(remat: Remat, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
-    """B/32's step; blocks are scanned, so two layers a tower make the program that twelve make."""
-    b32 = rwkv_clip_b32()
+def _lowered(model: ClipConfig, remat: Remat, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
+    """A step; blocks are scanned, so two layers a tower make the program that twelve make."""
     config = RunConfig(
         model=ClipConfig(
-            dataclasses.replace(b32.image, depth=2, remat=remat),
-            dataclasses.replace(b32.text, depth=2, remat=remat),
+            dataclasses.replace(model.image, depth=2, remat=remat),
+            dataclasses.replace(model.text, depth=2, remat=remat),
         ),
         data=DataConfig("none", "train", LoaderConfig(image_size=224, context_length=77)),
         batch_size=BATCH_PER_CHIP * len(devices),
@@ -42,10 +41,13 @@ def _lowered(remat: Remat, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
     return setup.step.lower(setup.state_like, setup.batch_like)
 
 
-@pytest.mark.parametrize("remat", ["block", "dots"])
-def test_tpu_kernels_stand_in_the_step_without_relayouts(remat: Remat):
+@pytest.mark.parametrize(
+    ("model", "remat"),
+    [(rwkv_clip_b32, "block"), (rwkv_clip_b32, "dots"), (rwkv_clip_b16, "dots")],
+)
+def test_tpu_kernels_stand_in_the_step_without_relayouts(model, remat: Remat):
     devices = tpu_topology.mesh("v5e:2x2", devices=4).devices.flat
-    program = _lowered(remat, list(devices)).compile().as_text()
+    program = _lowered(model(), remat, list(devices)).compile().as_text()
     lines = program.splitlines()
     kernels = [
         re.match(r" *(?:ROOT )?%(\w+)", line)[1] for line in lines if '"tpu_custom_call"' in line
@@ -56,7 +58,7 @@ def test_tpu_kernels_stand_in_the_step_without_relayouts(remat: Remat):
     assert kernels.count("bi_wkv6_backward") == 2
     assert len(kernels) == 4 + again
 
-    for tokens in (49, 77):
+    for tokens in (model().image.grid ** 2, 77):
         moved = [line for line in lines if _is_relayout(line, BATCH_PER_CHIP * tokens * 640)]
         assert not moved, moved
 
@@ -73,7 +75,7 @@ def _is_relayout(line: str, size: int) -> bool:
 def test_gpu_kernels_stand_in_the_step_without_relayouts():
     # Without a GPU nothing can be tried out, so matrix products are left to cuBLAS as they are.
     options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
-    lowered = _lowered("block", list(gpu_topology.mesh().devices.flat))
+    lowered = _lowered(rwkv_clip_b32(), "block", list(gpu_topology.mesh().devices.flat))
     program = lowered.compile(compiler_options=options).as_text()
     defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
     calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]

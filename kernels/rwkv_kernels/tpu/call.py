@@ -1,6 +1,7 @@
 """What the kernels' calls have in common: how tokens come in, and what the compiler is told."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ from jaxtyping import Array, Float
 
 from rwkv_kernels.reference import log_decay
 from rwkv_kernels.tpu import states, tile
+from rwkv_kernels.tpu.lanes import LANES, SUBLANES, round_up
 from rwkv_kernels.tpu.levels import Level, to_rows
-from rwkv_kernels.tpu.plan import VMEM, Plan
+from rwkv_kernels.tpu.plan import Plan
 from rwkv_kernels.tpu.tile import Tile
+from rwkv_kernels.tpu.turn import from_samples, to_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +174,7 @@ def kernel_call(
             body(**refs)
             return
         for name in (name for name in turned if name in inputs):
-            by_sample[name][...] = jnp.swapaxes(refs[name][...].astype(jnp.float32), 0, 1)
+            to_samples(refs[name], by_sample[name])
         by_sample |= {name: refs[name] for name, x in outputs.items() if x.by_sample}
 
         def one(sample, _):
@@ -179,7 +182,7 @@ def kernel_call(
 
         lax.fori_loop(0, plan.samples, one, None)
         for name in (name for name in turned if name in outputs):
-            refs[name][...] = jnp.swapaxes(by_sample[name][...], 0, 1).astype(refs[name].dtype)
+            from_samples(by_sample[name], refs[name])
 
     def turn(x: Operand) -> Array:
         return jnp.swapaxes(x.array, 0, 1) if x.tokens and turned else x.array
@@ -189,7 +192,13 @@ def kernel_call(
         shape = (rest[0], B, *rest[1:]) if x.tokens and turned else x.array.shape
         return jax.ShapeDtypeStruct(shape, x.array.dtype)
 
-    moved = [x.array for x in (*inputs.values(), *outputs.values())]
+    operands = (*inputs.values(), *outputs.values())
+    moved = [x.array for x in operands]
+    blocks = sum(_bytes(x.spec.block_shape, x.array.dtype.itemsize) for x in operands)
+    held = [pltpu.VMEM(shape, jnp.float32) for shape in scratch.values()] + list(turned.values())
+    # Each block twice: one is copied while another is computed with. No more than is needed: what
+    # XLA holds in VMEM across the call is lost to it.
+    vmem = 2 * blocks + sum(_bytes(x.shape, 4) for x in held) + plan.working_bytes
     tokens = batch * plan.spans * plan.span
     results = pl.pallas_call(
         kernel,
@@ -197,12 +206,9 @@ def kernel_call(
         in_specs=[x.spec for x in inputs.values()],
         out_specs=[x.spec for x in outputs.values()],
         out_shape=[result(x) for x in outputs.values()],
-        scratch_shapes=[
-            *(pltpu.VMEM(shape, jnp.float32) for shape in scratch.values()),
-            *turned.values(),
-        ],
+        scratch_shapes=held,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=min(vmem, plan.vmem)
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * products * tokens * plan.lanes.tile * plan.lanes.channels,
@@ -216,6 +222,12 @@ def kernel_call(
         name: jnp.swapaxes(y, 0, 1) if x.tokens and turned else y
         for (name, x), y in zip(outputs.items(), results, strict=True)
     }
+
+
+def _bytes(shape: Any, itemsize: int) -> int:
+    """Of an array in VMEM, in whole tiles of 8 x 128."""
+    *leading, rows, lanes = shape
+    return math.prod(leading) * round_up(rows, SUBLANES) * round_up(lanes, LANES) * itemsize
 
 
 def state_mask(plan: Plan, specs: Specs) -> dict[str, Operand]:

@@ -11,7 +11,13 @@ from rwkv_kernels.tpu.lanes import LANES, SUBLANES, Lanes, round_up
 TILE = 64  # tokens among themselves; two heads' scores fill the 128 lanes
 SMALLEST_TILE = 16  # the rows of a packed bfloat16 register
 SPANS = (256, 128, 64)  # tokens in VMEM at once, the most that fit: B/16's 196 whole
-VMEM = 60 * 2**20  # bytes a kernel may take; v5p has 64 MiB, v5e and v6e 128
+
+# MiB of VMEM a core, by the name that JAX gives the device; as jax 0.10.2 has them (tpu_info.py).
+_VMEM = {
+    "TPU v2": 16, "TPU v3": 16, "TPU v4": 16, "TPU v4 lite": 16,
+    "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64,
+}  # fmt: skip
+_USUAL_VMEM = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Plan:
       span: tokens of a span; a multiple of 8.
       spans: how many; span * spans >= T, and what lies beyond T is masked.
       causal: one direction, with the state handed in and out, or both, from nothing.
+      vmem: bytes of VMEM that a kernel may take.
       samples: sequences a step of the grid takes; if more than one, arrays come as [T, B, C].
     """
 
@@ -35,6 +42,7 @@ class Plan:
     span: int
     spans: int
     causal: bool
+    vmem: int
     samples: int = 1
 
     @functools.cached_property
@@ -46,6 +54,9 @@ class Plan:
     @property
     def stateful(self) -> bool:
         return self.causal or self.spans * len(self.tiles) > 1
+
+    def fits(self, itemsize: int) -> bool:
+        return self.vmem_bytes(itemsize) <= self.vmem
 
     @property
     def state_shape(self) -> tuple[int, int, int]:
@@ -61,14 +72,24 @@ class Plan:
         states = state * (2 * len(self.tiles) + 2) if self.stateful else 0
         borders = state * 4 if self.spans > 1 or self.causal else 0
         mask = 2 * state if self.stateful else 0
-        working = 40 * self.lanes.tile * C * 4  # float32 arrays of a tile alive at once, at most
-        return arrays + turned + states + borders + mask + working
+        return arrays + turned + states + borders + mask + self.working_bytes
+
+    @property
+    def working_bytes(self) -> int:
+        """At most, of arrays of a tile that are alive at once: 40 in float32."""
+        return 40 * self.lanes.tile * self.lanes.channels * 4
 
 
-def make_plan(T: int, H: int, N: int, dtype, *, causal: bool) -> Plan:
+def vmem_of(device_kind: str) -> int:
+    """Bytes of VMEM that a kernel may take on a TPU of that name: all but a sixteenth."""
+    return _VMEM.get(device_kind, _USUAL_VMEM) * 2**20 // 16 * 15
+
+
+def make_plan(T: int, H: int, N: int, dtype, *, causal: bool, device_kind: str) -> Plan:
     """How to cut a call; where even the shortest span does not fit into VMEM, that one.
 
     dtype: of r, k and v together; products of bfloat16 are taken in it, all others in float32.
+    device_kind: the TPU's name; of one that nobody knows, 64 MiB are assumed.
 
     XLA keeps [B, T, C] as [T, B, C] in memory where T is no multiple of a register's rows, because
     that needs no padding, and would lay every array out anew for a kernel that reads samples one by
@@ -78,14 +99,15 @@ def make_plan(T: int, H: int, N: int, dtype, *, causal: bool) -> Plan:
     lanes = Lanes(H, N, tile, "bfloat16" if dtype == jnp.bfloat16 else "float32")
     itemsize = jnp.dtype(dtype).itemsize
     span = round_up(T, SUBLANES)
+    vmem = vmem_of(device_kind)
     if not causal and T % SMALLEST_TILE:
-        plan = Plan(lanes, T, span, 1, causal, samples=SUBLANES)
-        if SPANS[0] >= T and plan.vmem_bytes(itemsize) <= VMEM:
+        plan = Plan(lanes, T, span, 1, causal, vmem, samples=SUBLANES)
+        if SPANS[0] >= T and plan.fits(itemsize):
             return plan
     for longest in SPANS:
         spans = -(-T // longest)
         cut = span if spans == 1 else round_up(-(-T // spans), tile)
-        plan = Plan(lanes, T, cut, -(-T // cut), causal)
-        if plan.vmem_bytes(itemsize) <= VMEM:
+        plan = Plan(lanes, T, cut, -(-T // cut), causal, vmem)
+        if plan.fits(itemsize):
             break
     return plan
