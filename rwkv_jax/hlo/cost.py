@@ -230,7 +230,7 @@ def _moved(where: Computation, x: Instruction) -> float:
     results = sum(array.main_memory_bytes for array in x.results)
     if x.opcode.endswith("-start"):
         # (operands, results, ...) or, for copies, (result, operand, ...); the rest is bookkeeping.
-        return _moved_by_start(where, x)
+        return moved_by_start(x)
     if x.opcode in _TAKES_A_PART:
         part = x.arrays[0].bytes if operands[0] else 0.0
         return part + results + sum(operands[1:])
@@ -243,7 +243,8 @@ def _moved(where: Computation, x: Instruction) -> float:
     return sum(operands) + results
 
 
-def _moved_by_start(where: Computation, x: Instruction) -> float:
+def moved_by_start(x: Instruction) -> float:
+    """Main memory traffic of what an instruction begins and another, "-done", waits for."""
     if isinstance(x.shape, Array):
         return x.shape.main_memory_bytes
     source, result = (leaves(part) for part in x.shape[:2])
