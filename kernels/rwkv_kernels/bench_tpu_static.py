@@ -2,9 +2,11 @@
 
 A TPU issues one bundle of instructions a cycle; libtpu can write down the bundles that it scheduled
 for each kernel. Counted a sample, they are a lower bound of cycles: waits for memory come on top.
-Where a kernel takes eight samples a step, it turns them in fast memory first and then loops over
-them; the loop's body stands once in the program. It is counted by compiling the same kernel for one
-sample, and what is left over is divided by eight.
+
+A tile whose decays are gentle takes one branch, any other tile another: each is counted by itself,
+without the question which it is. Where a kernel takes eight samples a step, it turns them in fast
+memory first and then loops over them; the loop's body stands once in the program. It is counted by
+compiling the same kernel for one sample, and what is left over is divided by eight.
 
 Needs the extra `aot`: python -m rwkv_kernels.bench_tpu_static [--chip v6e:2x2] [--out FILE.md]
 """
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +27,24 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rwkv_kernels.bench import save
-from rwkv_kernels.tpu import topology
+from rwkv_kernels.tpu import gentle, topology
 from rwkv_kernels.tpu.backward import backward
 from rwkv_kernels.tpu.forward import forward
 from rwkv_kernels.tpu.plan import Plan, make_plan
 
 SHAPES = ((49, 8, 80), (77, 10, 64), (196, 8, 80), (1024, 8, 80))  # T, H, N
+DECAYS = ("gentle", "any")
 UNITS = ("MXU", "XLU", "VALU", "VLOAD", "VSTORE")
 BATCH = 8
 
 
-def compile_kernel(kernel: str, plan: Plan, chip: str) -> None:
+def compile_kernel(kernel: str, plan: Plan, chip: str, decays: str) -> None:
     """Compiles `forward` or `backward` of both directions; its bundles go where libtpu was told."""
+
+    def choose(decay, edges, at_once, by_levels):
+        del decay, edges
+        return at_once() if decays == "gentle" else by_levels()
+
     lanes = plan.lanes
     sharding = NamedSharding(topology.mesh(chip, devices=1), PartitionSpec())
 
@@ -51,16 +60,18 @@ def compile_kernel(kernel: str, plan: Plan, chip: str) -> None:
             return forward(plan, r, k, v, w, u, S)
         return backward(plan, r, k, v, w, u, g, S, dR, None)
 
-    jax.jit(run).lower(token, token, token, w, u, token, state, state).compile()
+    with mock.patch.object(gentle, "choose", choose):
+        jax.jit(run).lower(token, token, token, w, u, token, state, state).compile()
 
 
-def count(kernel: str, plan: Plan, chip: str) -> tuple[int, dict[str, float]]:
+def count(kernel: str, plan: Plan, chip: str, decays: str) -> tuple[int, dict[str, float]]:
     """Bundles of the whole program, and each unit's share of the slots that they have for it."""
     with tempfile.TemporaryDirectory() as folder:
         options = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         call = [sys.executable, "-m", "rwkv_kernels.bench_tpu_static", "--compile", kernel]
         shape = f"{plan.tokens},{plan.lanes.heads},{plan.lanes.head_size}"
         call += ["--chip", chip, "--shape", shape, "--samples", str(plan.samples)]
+        call += ["--decays", decays]
         environment = os.environ | {"LIBTPU_INIT_ARGS": options, "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -101,15 +112,15 @@ def plan_for(chip: str, T: int, H: int, N: int) -> Plan:
     return make_plan(T, H, N, jnp.bfloat16, causal=False, device_kind=kind)
 
 
-def row(kernel: str, chip: str, T: int, H: int, N: int) -> str:
+def row(kernel: str, chip: str, T: int, H: int, N: int, decays: str) -> str:
     plan = plan_for(chip, T, H, N)
-    one, shares = count(kernel, dataclasses.replace(plan, samples=1), chip)
+    one, shares = count(kernel, dataclasses.replace(plan, samples=1), chip, decays)
     turning = 0
     if plan.samples > 1:
-        eight, _ = count(kernel, plan, chip)
+        eight, _ = count(kernel, plan, chip, decays)
         turning = (eight - one) // plan.samples
     bundles = plan.spans * one + turning
-    cells = (chip, f"[{T}, {H}, {N}]", kernel, f"{bundles:,}", f"{turning:,}")
+    cells = (chip, f"[{T}, {H}, {N}]", kernel, decays, f"{bundles:,}", f"{turning:,}")
     return f"| {' | '.join(cells)} | {' | '.join(f'{shares[unit]:.0%}' for unit in UNITS)} |"
 
 
@@ -120,25 +131,29 @@ def main() -> None:
     parser.add_argument("--compile", choices=("forward", "backward"), help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     parser.add_argument("--samples", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--decays", choices=DECAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     chips = options.chip or ["v5e:2x2", "v6e:2x2"]
     if options.compile:
         T, H, N = (int(x) for x in options.shape.split(","))
         plan = plan_for(chips[0], T, H, N)
-        compile_kernel(
-            options.compile, dataclasses.replace(plan, samples=options.samples), chips[0]
-        )
+        plan = dataclasses.replace(plan, samples=options.samples)
+        compile_kernel(options.compile, plan, chips[0], options.decays)
         return
     lines = [
         "# Bundles of the TPU kernels\n",
         f"Both directions, bfloat16 (w float32), jax {jax.__version__}. Bundles a sample of all "
         "heads, those of turning samples among them, and how full each unit's slots are over the "
         "body.\n",
-        f"| chip | [T, H, N] | kernel | bundles | turning | {' | '.join(UNITS)} |",
-        "|---" * (5 + len(UNITS)) + "|",
+        f"| chip | [T, H, N] | kernel | decays | bundles | turning | {' | '.join(UNITS)} |",
+        "|---" * (6 + len(UNITS)) + "|",
     ]
     jobs = [
-        (kernel, chip, *s) for chip in chips for s in SHAPES for kernel in ("forward", "backward")
+        (kernel, chip, *shape, decays)
+        for chip in chips
+        for shape in SHAPES
+        for kernel in ("forward", "backward")
+        for decays in DECAYS
     ]
     lines += [row(*job) for job in tqdm.tqdm(jobs, unit="kernel")]
     print("\n".join(lines))

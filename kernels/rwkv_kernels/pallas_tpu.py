@@ -7,9 +7,11 @@ masks (`tpu/lanes.py`). Nothing but the inputs is saved for the gradient.
 Up to 256 tokens of a sequence are in fast memory at once, and a sequence no longer than that meets
 no state outside. A longer one is swept once for the states at the borders of its spans.
 
-The way through `tpu/`: plan (how a call is cut) -> call (how tokens come in) -> forward, backward,
-sweep (the three kernels) -> tile (tokens among themselves), states (between tiles) -> levels
-(products of decays), lanes (products by head).
+A tile whose decays are gentle, as most are, needs no levels: it is asked while the kernel runs.
+
+The way through `tpu/`: plan (how a call is cut) -> call, turn (how tokens come in) -> forward,
+backward, sweep (the three kernels) -> tile (tokens among themselves), states (between tiles) ->
+gentle, levels (products of decays), lanes (products by head).
 
 Sums are float32. Operands of products are bfloat16 where r, k and v all are; else float32, by
 six passes of the matrix unit.

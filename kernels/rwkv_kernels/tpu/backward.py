@@ -2,14 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from rwkv_kernels.tpu import states, tile
 from rwkv_kernels.tpu.call import Edges, Operand, Span, Specs, edges, kernel_call, state_mask
-from rwkv_kernels.tpu.lanes import SUBLANES
-from rwkv_kernels.tpu.levels import Level, to_slabs
 from rwkv_kernels.tpu.plan import Plan
 
 
@@ -65,11 +62,10 @@ def backward(
     def body(**refs):
         _kernel(plan, specs, **refs)
 
-    levels = (plan.lanes.tile - 1).bit_length()
     return kernel_call(
         body, plan, B, inputs, outputs, scratch,
         name="wkv6_backward" if plan.causal else "bi_wkv6_backward",
-        products=6 + 3 * levels + 12 * plan.stateful, interpret=interpret,
+        products=12 + 12 * plan.stateful, interpret=interpret,
     )  # fmt: skip
 
 
@@ -110,9 +106,7 @@ def _kernel(
         log_d = span.load_log_decay(w, i)
         d, level = tile.output_gradient(span.tile(i), r_, k_, v_, u[...], jnp.exp(log_d), g_)
         at = Edges.of(level)
-        grads = _Sums(
-            d.r, d.k, d.v, jnp.zeros_like(r_), jnp.zeros_like(r_), jnp.zeros_like(at.total)
-        )
+        grads, dlog = _Sums(d.r, d.k, d.v), d.log_decay
         if plan.stateful:
             # None is a state of zeros.
             from_left = not (ends_are_zero and i == 0)
@@ -129,14 +123,8 @@ def _kernel(
                 for state, source, key, value in ((R, R_, k_, v_), (dS, dS_, r_, g_)):
                     if state is not None:
                         states.advance(lanes, source, state, mask, key * at.before, value, at.total)
-        first = lax.broadcasted_iota(jnp.int32, (1, SUBLANES, 1), 1) == 0
-        top = Level(
-            span.tile(i).top,
-            to_slabs(grads.before),
-            to_slabs(grads.after),
-            jnp.where(first, grads.total[None], 0),
-        )
-        dw_ = tile.log_decay_gradient(d.factors, top) * log_d  # d log_d / dw = log_d
+            dlog += tile.log_decay_gradient(span.tile(i), grads.before, grads.after, grads.total)
+        dw_ = dlog * log_d  # d log_d / dw = log_d
         for ref, x in ((dr, grads.r), (dk, grads.k), (dv, grads.v), (dw, dw_)):
             ref[0, span.rows(i), :] = x.astype(ref.dtype)
         du[0] += d.u
@@ -151,9 +139,10 @@ def _kernel(
 class _Sums:
     """A tile's gradients while they are being summed; of edges, those of logarithms."""
 
-    def __init__(self, r, k, v, before, after, total):
+    def __init__(self, r, k, v):
         self.r, self.k, self.v = r, k, v
-        self.before, self.after, self.total = before, after, total
+        self.before, self.after = jnp.zeros_like(r), jnp.zeros_like(r)
+        self.total = jnp.zeros_like(r[:1])
 
     def add_state(self, lanes, r, k, v, g, state, dstate, read, write, total, *, rightwards):
         """What one direction's state adds: `state` enters the tile, `dstate` is of what leaves it.

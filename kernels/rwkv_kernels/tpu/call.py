@@ -158,7 +158,7 @@ def kernel_call(
     memory and back.
 
     products: how many products of all tokens with a tile of others it makes, or as many with a
-    head's state: the compiler's estimate of cost follows.
+    head's state, if decays are gentle: the compiler's estimate of cost follows.
     """
     turned = {
         name: pltpu.VMEM((plan.samples, plan.span, plan.lanes.channels), jnp.float32)

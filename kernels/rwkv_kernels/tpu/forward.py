@@ -48,11 +48,10 @@ def forward(
     def body(**refs):
         _kernel(plan, **refs)
 
-    levels = (plan.lanes.tile - 1).bit_length()
     results = kernel_call(
         body, plan, B, inputs, outputs, scratch,
         name="wkv6_forward" if plan.causal else "bi_wkv6_forward",
-        products=2 + levels + 4 * plan.stateful, interpret=interpret,
+        products=4 + 4 * plan.stateful, interpret=interpret,
     )  # fmt: skip
     return results["y"], results.get("final")
 
