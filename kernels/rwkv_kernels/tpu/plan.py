@@ -15,7 +15,8 @@ SPANS = (256, 128, 64)  # tokens in VMEM at once, the most that fit: B/16's 196 
 # MiB of VMEM a core, by the name that JAX gives the device; as jax 0.10.2 has them (tpu_info.py).
 _VMEM = {
     "TPU v2": 16, "TPU v3": 16, "TPU v4": 16, "TPU v4 lite": 16,
-    "TPU v5 lite": 128, "TPU v5": 64, "TPU v6 lite": 128, "TPU7x": 64,
+    "TPU v5 lite": 128, "TPU v5e": 128, "TPU v5": 64, "TPU v5p": 64,
+    "TPU v6 lite": 128, "TPU v6e": 128, "TPU7x": 64,
 }  # fmt: skip
 _USUAL_VMEM = 64
 
