@@ -6,7 +6,8 @@ With c the factors of a level and M its pairs, both directions at once,
 
 The diagonal is one more product, of r u and k under the mask t = s: a sum over lanes would be work
 for the cross-lane unit. The backward pass needs A^T alone, and computes it as such; see
-`rwkv_kernels.dyadic` for its formulas.
+`rwkv_kernels.dyadic` for its formulas. Where decays are gentle, one product on each side of the
+diagonal stands in the place of all levels (`gentle.py`).
 
 Arrays are float32 [R, C], R tokens of which a multiple of 8; what lies beyond the sequence has r, k
 and v of 0 and a decay of 1.
