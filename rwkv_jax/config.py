@@ -229,7 +229,7 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 FREE_TO_CHANGE = (
     *("log_every", "checkpoint", "eval", "eval_every", "mesh", "profile"),
     *("data.data_dir", "data.loader.workers", "data.loader.prefetch"),
-    *("model.image.remat", "model.text.remat"),
+    *("model.image.remat", "model.text.remat", "model.image.unroll", "model.text.unroll"),
 )
 
 

@@ -44,6 +44,7 @@ def test_a_run_that_an_earlier_version_began_goes_on():
     assert now["optimizer"]["beta1_peak"] == 0.85  # what the optimizer takes, not "its own"
     then = json.loads(json.dumps(now))
     then["model"]["image"]["remat"] = then["model"]["text"]["remat"] = False
+    del then["model"]["image"]["unroll"], then["model"]["text"]["unroll"]
     for field in ("name", "beta1", "frozen", "no_decay", "learning_rate_multipliers", "ema_decay"):
         del then["optimizer"][field]
     del then["mesh"]
@@ -58,12 +59,13 @@ def test_optimizers_and_rules_from_the_command_line():
             *("--optimizer.name", "adafactor", "--optimizer.no-decay", "bias$", "scale$"),
             *("--optimizer.learning-rate-multipliers", "^text/", "0.1", "^image/", "2"),
             *("--optimizer.ema-decay", "0.999", "--eval.params", "ema"),
-            *("--model.image.remat", "block"),
+            *("--model.image.remat", "block", "--model.text.unroll"),
         ],
     )
     assert changed.optimizer.no_decay == ("bias$", "scale$")
     assert changed.optimizer.learning_rate_multipliers == (("^text/", 0.1), ("^image/", 2.0))
     assert (changed.eval.params, changed.model.image.remat) == ("ema", "block")
+    assert (changed.model.image.unroll, changed.model.text.unroll) == (False, True)
     lines = differences(config.to_dict(), changed.to_dict())
     assert "optimizer.momentum: None -> 0.9" in lines
     assert "optimizer.beta2: 0.98 -> None" in lines

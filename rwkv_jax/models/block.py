@@ -91,6 +91,7 @@ def run_blocks(
     max_drop_path: float = 0.0,
     key: PRNGKeyArray | None = None,
     remat: Remat = "none",
+    unroll: bool = False,
 ) -> Float[Array, "B T D"]:
     """Runs stacked blocks one after the other by `jax.lax.scan`, compiled once whatever the depth.
 
@@ -100,6 +101,8 @@ def run_blocks(
         remat: what the backward pass computes again. "block": all but each block's input. "dots":
             all but the results of matrix products and of the WKV, so only elementwise work and
             products of low rank.
+        unroll: a program with every block written out in the place of a loop. It compiles longer,
+            and what blocks leave for the backward pass is not copied to where all blocks' lies.
     """
     graphdef, state = nnx.split(blocks)
     depth = jax.tree.leaves(state)[0].shape[0]
@@ -115,7 +118,12 @@ def run_blocks(
         return keep_batch_split(x), None
 
     if remat != "none":
-        # The scan's own loop already keeps XLA from merging the two computations.
-        step = jax.checkpoint(step, prevent_cse=False, policy=_POLICIES[remat])
-    x, _ = jax.lax.scan(step, keep_batch_split(x), layers)
+        # A loop by itself keeps XLA from merging the two computations.
+        step = jax.checkpoint(step, prevent_cse=unroll, policy=_POLICIES[remat])
+    x = keep_batch_split(x)
+    if not unroll:
+        return jax.lax.scan(step, x, layers)[0]
+    leaves, structure = jax.tree.flatten(layers)
+    for layer in zip(*map(jnp.unstack, leaves), strict=True):
+        x, _ = step(x, jax.tree.unflatten(structure, layer))
     return x

@@ -35,6 +35,7 @@ class ImageConfig:
     post_norm: bool = False
     key_norm: bool = False
     remat: Remat = "dots"  # quicker than "none", in a third of the memory: docs/remat.md
+    unroll: bool = False  # no loop over blocks: 0.92 of a step on a GPU, but compiles longer
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "heads", "depth", "hidden_rate")
@@ -69,6 +70,7 @@ class TextConfig:
     head_size_divisor: int = 8  # the WKV's group norm takes eps = 1e-5 * head_size_divisor**2
     drop_path: float = 0.0
     remat: Remat = "dots"
+    unroll: bool = False
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -106,7 +108,8 @@ class ClipConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ClipConfig":
-        """The inverse of `to_dict`; also reads `remat` as true or false, which it once was.
+        """The inverse of `to_dict`; also reads what was saved by earlier versions: `remat` as true
+        or false, nothing of `unroll`.
 
         Raises:
             ValueError: unknown or missing fields, values of a wrong type or out of range.
@@ -136,6 +139,8 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     types = typing.get_type_hints(cls)
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} must be read from a dict, got {type(values).__name__}")
+    if "unroll" in types:  # models saved before there was a choice say nothing of it
+        values = {"unroll": False} | values
     unknown = sorted(set(values) - set(types))
     missing = sorted(set(types) - set(values))
     if unknown or missing:

@@ -112,6 +112,7 @@ class ImageEncoder(nnx.Module):
             max_drop_path=config.drop_path,
             key=key,
             remat=config.remat,
+            unroll=config.unroll,
         )
         x = self.norm_out(x.astype(jnp.float32))
         return x[:, -1] if config.output_cls_token else jnp.mean(x[:, : h * w], axis=1)

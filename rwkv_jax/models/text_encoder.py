@@ -91,6 +91,7 @@ class TextEncoder(nnx.Module):
             max_drop_path=config.drop_path,
             key=key,
             remat=config.remat,
+            unroll=config.unroll,
         )
         x = self.norm_out(x.astype(jnp.float32))
         # The bound, 1e-12 squared, keeps the gradient of a token of all zeros finite.

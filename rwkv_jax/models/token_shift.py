@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from rwkv_jax.models.layers import by_itself
+
 TokenShift = Callable[[Float[Array, "B T D"]], Float[Array, "B T D"]]
 
 
@@ -76,17 +78,20 @@ def _shift(x: Float[Array, "B T D"], taps: list[_Tap]) -> Float[Array, "B T D"]:
 
     Each number goes to one token at most, so the gradient is a shift as well: one pass, where
     autodiff would write a masked array for each tap and add them up.
+
+    What is shifted is in memory on a GPU: of a norm, say, that it is made of, XLA would compute
+    every number once a tap.
     """
 
     @jax.custom_vjp
     def shift(x):
-        return _take(x, taps)
+        return _take(by_itself(x), taps)
 
     def forward(x):
         return shift(x), None
 
     def backward(_, g):
-        return (_take(g, [tap.reversed() for tap in taps]),)
+        return (_take(by_itself(g), [tap.reversed() for tap in taps]),)
 
     shift.defvjp(forward, backward)
     return shift(x)

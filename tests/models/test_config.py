@@ -102,6 +102,12 @@ def test_remat_was_true_or_false_once():
         ClipConfig.from_dict(values | {"image": values["image"] | {"remat": "all"}})
 
 
+def test_models_saved_before_blocks_could_be_unrolled():
+    values = ClipConfig().to_dict()
+    del values["image"]["unroll"], values["text"]["unroll"]
+    assert ClipConfig.from_dict(values) == ClipConfig()
+
+
 def test_unknown_and_missing_fields_are_named():
     values = ClipConfig().to_dict()
     values["image"]["dept"] = values["image"].pop("depth")

@@ -210,6 +210,38 @@ def test_remat_recomputes_what_it_says(stack):
     assert count["block"] - count["none"] == 8 + 2 + 6 + wkv
 
 
+def gradients(stack, remat, **options):
+    """The program of a loss's gradients by the stack's parameters, not compiled yet."""
+    graphdef, state = nnx.split(stack)
+    x = jax.random.normal(jax.random.key(1), (2, 4, 8))
+
+    def loss(state):
+        y = run_blocks(nnx.merge(graphdef, state), x, SHIFT, remat=remat, **options)
+        return jnp.sum(jnp.square(y))
+
+    return jax.jit(jax.value_and_grad(loss)).lower(state), state
+
+
+@pytest.mark.parametrize("remat", ["none", "block", "dots"])
+def test_unrolled_blocks_are_those_of_the_loop(stack, remat):
+    drop = {"max_drop_path": 0.5, "key": jax.random.key(2)}
+    found = {}
+    for unroll in (False, True):
+        lowered, state = gradients(stack, remat, unroll=unroll, **drop)
+        found[unroll] = lowered.compile()(state)
+    chex.assert_trees_all_close(found[True], found[False], rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_loop_barriers_keep_what_is_computed_again_apart(stack):
+    # A compiler would merge the two computations. A CPU's still does: it drops barriers.
+    barriers = {
+        remat: gradients(stack, remat, unroll=True)[0].as_text().count("optimization_barrier")
+        for remat in ("none", "block", "dots")
+    }
+    assert barriers["none"] == 0
+    assert barriers["block"] >= 3 and barriers["dots"] >= 3  # one a block
+
+
 def test_the_block_serves_a_causal_model_too():
     spec = text_block_spec(TextConfig(width=8, heads=1, depth=2, hidden=16))
     blocks = random_stack(dataclasses.replace(spec, wkv=causal_wkv6))

@@ -25,12 +25,15 @@ pytestmark = [pytest.mark.aot, pytest.mark.slow]
 BATCH_PER_CHIP = 256
 
 
-def _lowered(model: ClipConfig, remat: Remat, devices: Sequence[jax.Device]) -> jax.stages.Lowered:
-    """A step; blocks are scanned, so two layers a tower make the program that twelve make."""
+def _lowered(
+    model: ClipConfig, remat: Remat, devices: Sequence[jax.Device], *, unroll: bool = False
+) -> jax.stages.Lowered:
+    """A step of two layers a tower, which a scan makes the program that twelve make."""
+    of_tower = {"depth": 2, "remat": remat, "unroll": unroll}
     config = RunConfig(
         model=ClipConfig(
-            dataclasses.replace(model.image, depth=2, remat=remat),
-            dataclasses.replace(model.text, depth=2, remat=remat),
+            dataclasses.replace(model.image, **of_tower),
+            dataclasses.replace(model.text, **of_tower),
         ),
         data=DataConfig("none", "train", LoaderConfig(image_size=224, context_length=77)),
         batch_size=BATCH_PER_CHIP * len(devices),
@@ -72,15 +75,18 @@ def _is_relayout(line: str, size: int) -> bool:
     return bool(found) and math.prod(int(n) for n in found[1].split(",")) == size
 
 
-def test_gpu_kernels_stand_in_the_step_without_relayouts():
+@pytest.mark.parametrize("unroll", [False, True])
+def test_gpu_kernels_stand_in_the_step_without_relayouts(unroll):
     # Without a GPU nothing can be tried out, so matrix products are left to cuBLAS as they are.
     options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
-    lowered = _lowered(rwkv_clip_b32(), "block", list(gpu_topology.mesh().devices.flat))
+    devices = list(gpu_topology.mesh().devices.flat)
+    lowered = _lowered(rwkv_clip_b32(), "block", devices, unroll=unroll)
     program = lowered.compile(compiler_options=options).as_text()
     defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
     calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]
-    # Of each tower: forward, forward again and backward, of which interpolations have two.
-    assert len(calls) == 2 * (3 + 4)
+    # Of each tower: forward, forward again and backward, of which interpolations have two. In a
+    # loop its two layers are one.
+    assert len(calls) == 2 * (3 + 4) * (2 if unroll else 1)
     for call in calls:
         operands = re.search(r" custom-call\((.*?)\), custom_call_target", call)[1]
         made_by = [_made_by(defined, name) for name in re.findall(r"%([\w.\-]+)", operands)]
