@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rwkv_jax.mesh import keep_batch_split
 from rwkv_jax.models.channel_mix import ChannelMix
 from rwkv_jax.models.config import Remat
-from rwkv_jax.models.layers import KEPT, drop_path
+from rwkv_jax.models.layers import KEPT, Kernel, drop_path
 from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.spatial_mix import SpatialMix
 from rwkv_jax.models.spec import BlockSpec
@@ -104,17 +104,20 @@ def run_blocks(
         unroll: a program with every block written out in the place of a loop. It compiles longer,
             and what blocks leave for the backward pass is not copied to where all blocks' lies.
     """
-    graphdef, state = nnx.split(blocks)
-    depth = jax.tree.leaves(state)[0].shape[0]
-    layers: tuple = (state,)
+    graphdef, kernels, rest = nnx.split(blocks, Kernel, ...)
+    # All blocks' at once: one after the other, and again for the backward pass, takes longer.
+    kernels = jax.tree.map(lambda kernel: kernel.astype(x.dtype), kernels)
+    depth = jax.tree.leaves(rest)[0].shape[0]
+    params = kernels, rest
+    layers: tuple = (params,)
     if key is not None and max_drop_path > 0.0:
         rates = jnp.linspace(0.0, max_drop_path, depth)
-        layers = (state, rates, jax.random.split(key, depth))
+        layers = (params, rates, jax.random.split(key, depth))
 
     def step(x, layer):
         params, *drop = layer
         rate, layer_key = drop or (0.0, None)
-        x = nnx.merge(graphdef, params)(x, shift, drop_rate=rate, key=layer_key)
+        x = nnx.merge(graphdef, *params)(x, shift, drop_rate=rate, key=layer_key)
         return keep_batch_split(x), None
 
     if remat != "none":

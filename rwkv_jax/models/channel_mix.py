@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from rwkv_jax.models.layers import keep, linear
+from rwkv_jax.models.layers import Kernel, keep, linear
 from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
@@ -21,9 +21,9 @@ class ChannelMix(nnx.Module):
         D, hidden, init = spec.width, spec.hidden, spec.inits
         self.mix_k = nnx.Param(init.channel_mix(layer, spec.depth, D))
         self.mix_r = nnx.Param(init.channel_mix(layer, spec.depth, D))
-        self.key = nnx.Param(init.channel_key(rngs.params(), (D, hidden)))
-        self.receptance = nnx.Param(init.channel_receptance(rngs.params(), (D, D)))
-        self.value = nnx.Param(init.channel_value(rngs.params(), (hidden, D)))
+        self.key = Kernel(init.channel_key(rngs.params(), (D, hidden)))
+        self.receptance = Kernel(init.channel_receptance(rngs.params(), (D, D)))
+        self.value = Kernel(init.channel_value(rngs.params(), (hidden, D)))
         self.key_norm = LayerNorm(hidden) if spec.key_norm else None
         self.interpolate = spec.interpolate
 

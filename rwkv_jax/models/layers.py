@@ -17,6 +17,10 @@ from rwkv_jax.wkv import platform
 KEPT = "kept"
 
 
+class Kernel(nnx.Param):
+    """A matrix that nothing but `linear` reads, and so may be cast to the compute dtype before."""
+
+
 def keep(x: Array) -> Array:
     """Marks what the remat policy "dots" keeps for the backward pass; x itself otherwise."""
     return checkpoint_name(x, KEPT)

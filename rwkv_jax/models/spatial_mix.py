@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from rwkv_jax.models import inits
 from rwkv_jax.models.interpolations import interpolations
-from rwkv_jax.models.layers import by_itself, keep, linear
+from rwkv_jax.models.layers import Kernel, by_itself, keep, linear
 from rwkv_jax.models.norms import HeadNorm, LayerNorm
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
@@ -27,18 +27,18 @@ class SpatialMix(nnx.Module):
         D, depth, init = spec.width, spec.depth, spec.inits
         self.maa_x = nnx.Param(inits.spatial_maa_x(layer, depth, D))
         self.maa = nnx.Param(inits.spatial_maa(layer, depth, D))  # [w k v r g, D]
-        self.maa_w1 = nnx.Param(init.lora_down(rngs.params(), (D, 5, spec.mix_rank)))
+        self.maa_w1 = Kernel(init.lora_down(rngs.params(), (D, 5, spec.mix_rank)))
         self.maa_w2 = nnx.Param(init.lora_up(rngs.params(), (5, spec.mix_rank, D)))
         self.decay = nnx.Param(inits.decay(layer, depth, D))
-        self.decay_w1 = nnx.Param(init.lora_down(rngs.params(), (D, spec.decay_rank)))
-        self.decay_w2 = nnx.Param(init.lora_up(rngs.params(), (spec.decay_rank, D)))
+        self.decay_w1 = Kernel(init.lora_down(rngs.params(), (D, spec.decay_rank)))
+        self.decay_w2 = Kernel(init.lora_up(rngs.params(), (spec.decay_rank, D)))
         u = inits.bonus(layer, depth, D)
         self.bonus = nnx.Param(u.reshape(spec.heads, -1))  # [D] -> [H, N]
-        self.receptance = nnx.Param(init.receptance(rngs.params(), (D, D)))
-        self.key = nnx.Param(init.key(rngs.params(), (D, D)))
-        self.value = nnx.Param(init.value(rngs.params(), (D, D)))
-        self.gate = nnx.Param(init.gate(rngs.params(), (D, D)))
-        self.output = nnx.Param(init.output(rngs.params(), (D, D)))
+        self.receptance = Kernel(init.receptance(rngs.params(), (D, D)))
+        self.key = Kernel(init.key(rngs.params(), (D, D)))
+        self.value = Kernel(init.value(rngs.params(), (D, D)))
+        self.gate = Kernel(init.gate(rngs.params(), (D, D)))
+        self.output = Kernel(init.output(rngs.params(), (D, D)))
         self.key_norm = LayerNorm(D) if spec.key_norm else None
         scale = jnp.full(D, init.head_norm_scale(layer, depth))
         self.head_norm = HeadNorm(scale, spec.head_norm_eps)
