@@ -104,11 +104,12 @@ def run_blocks(
         unroll: a program with every block written out in the place of a loop. It compiles longer,
             and what blocks leave for the backward pass is not copied to where all blocks' lies.
     """
-    graphdef, kernels, rest = nnx.split(blocks, Kernel, ...)
+    graphdef, *states = nnx.split(blocks, Kernel, ...)
+    kernels, rest = states
     # All blocks' at once: one after the other, and again for the backward pass, takes longer.
     kernels = jax.tree.map(lambda kernel: kernel.astype(x.dtype), kernels)
-    depth = jax.tree.leaves(rest)[0].shape[0]
     params = kernels, rest
+    depth = jax.tree.leaves(rest)[0].shape[0]
     layers: tuple = (params,)
     if key is not None and max_drop_path > 0.0:
         rates = jnp.linspace(0.0, max_drop_path, depth)
