@@ -5,7 +5,7 @@ its precision (bfloat16 but on a CPU), remat policy, AdamW and loss, with anothe
 The batch is random and made on the device once, so nothing waits for data. Memory is by XLA's own
 account of the compiled program: an allocator's peak is that of all programs before it as well.
 
-python -m rwkv_jax.bench_training [--batch N] [--implementations chunked ...] [--out FILE.md]
+python -m rwkv_jax.bench_training [--batch N] [--unroll] [--implementations NAME ...] [--out FILE]
 """
 
 import argparse
@@ -152,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=BATCH, help=f"pairs a step (default: {BATCH})")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default: 20)")
+    parser.add_argument("--unroll", action="store_true", help="blocks one by one, without a loop")
     parser.add_argument(
         "--implementations",
         nargs="+",
@@ -166,11 +167,17 @@ def main() -> None:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rwkv_kernels").setLevel(logging.INFO)  # says what the default is
     config = dataclasses.replace(load_config(CONFIG), batch_size=options.batch)
+    towers = {
+        name: dataclasses.replace(getattr(config.model, name), unroll=options.unroll)
+        for name in ("image", "text")
+    }
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **towers))
     setup = set_up(config, jax.devices()[:1])
     lines = [
         "# Training speed\n",
         f"RWKV-CLIP B/32, {options.batch} pairs a step, {setup.dtype.name}, remat"
-        f" `{config.model.image.remat}`, {machine()}. Medians of {options.steps} steps, each waited"
+        f" `{config.model.image.remat}`, blocks {'one by one' if options.unroll else 'in a loop'},"
+        f" {machine()}. Medians of {options.steps} steps, each waited"
         " for; in brackets the quickest. FLOP/s are the model's, in brackets their share of the"
         " chip's published peak. Memory of the step in MiB, by XLA's account. Loss after"
         f" {WARM_UP + options.steps} steps of one random batch. Encoded: images, forward alone.\n",
