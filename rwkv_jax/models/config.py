@@ -35,7 +35,7 @@ class ImageConfig:
     post_norm: bool = False
     key_norm: bool = False
     remat: Remat = "dots"  # quicker than "none", in a third of the memory: docs/remat.md
-    unroll: bool = False  # no loop over blocks: 0.92 of a step on a GPU, but compiles longer
+    unroll: bool = False  # no loop over blocks: 0.9 of a step on a GPU; compiles longer
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "heads", "depth", "hidden_rate")
