@@ -248,6 +248,16 @@ def test_without_a_loop_a_compiler_merges_nothing_that_is_computed_again(stack):
     assert count["block", True] - count["none", True] == 3 * again
 
 
+def test_kernels_are_cast_for_all_blocks_at_once(stack):
+    graphdef, state = nnx.split(stack)
+    x = jnp.ones((2, 4, 8), jnp.bfloat16)
+    jaxpr = jax.make_jaxpr(lambda s: run_blocks(nnx.merge(graphdef, s), x, SHIFT))(state).jaxpr
+    (loop,) = (each for each in jaxpr.eqns if each.primitive.name == "scan")
+    cast = [each for each in loop.invars if each.aval.dtype == x.dtype and len(each.aval.shape) > 2]
+    # What goes around the loop, and the matrices of the spatial mix and of the channel mix.
+    assert len(cast) == 1 + 8 + 3
+
+
 def test_squared_relu_and_its_gradient_from_what_it_gives():
     x = jnp.array([-2.0, -0.0, 0.0, 0.5, 3.0])
     y, back = jax.vjp(squared_relu, x)
