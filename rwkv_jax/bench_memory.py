@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import tqdm
 
 import rwkv_kernels.tpu.topology
+from rwkv_jax.chips import chip_of
 from rwkv_jax.config import DataConfig, RunConfig, override
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.evaluation.config import EvalConfig
@@ -105,6 +106,10 @@ def memory_of(program: Program, devices: Sequence[jax.Device]) -> tuple[str, str
     # What is donated is both argument and output.
     held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     temporary = found.temp_size_in_bytes
+    chip = chip_of(devices[0].device_kind)
+    # A compiler does not refuse every program that is too large.
+    if chip is not None and temporary + held > chip.memory:
+        return f"{temporary / 2**20:,.0f}", "does not fit"
     return f"{temporary / 2**20:,.0f}", f"{(temporary + held) / 2**20:,.0f}"
 
 
