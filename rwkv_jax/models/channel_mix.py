@@ -39,8 +39,8 @@ class ChannelMix(nnx.Module):
 
 @jax.custom_vjp
 def squared_relu(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-    """relu(x)^2, of whose gradient 2 relu(x) is the root of what is given back: x, as wide as
-    anything in a block, need not be kept beside it, nor the square be computed again.
+    """relu(x)^2 in x's dtype, whose gradient is twice the root of what it gives: x, as wide as
+    anything in a block, need not be kept beside that, nor the square be computed again.
 
     Source: Primer (arXiv 2109.08668), section 4.1.
     """

@@ -263,6 +263,11 @@ def test_squared_relu_and_its_gradient_from_what_it_gives():
     y, back = jax.vjp(squared_relu, x)
     chex.assert_trees_all_close(y, jnp.array([0.0, 0.0, 0.0, 0.25, 9.0]))
     chex.assert_trees_all_close(back(jnp.full(5, 10.0))[0], jnp.array([0.0, 0.0, 0.0, 10.0, 60.0]))
+    # The root of a rounded square is off by its own rounding and half of the square's.
+    x = jnp.linspace(0.01, 30.0, 3000, dtype=jnp.bfloat16)
+    _, back = jax.vjp(squared_relu, x)
+    got, wanted = (y.astype(jnp.float32) for y in (back(jnp.ones_like(x))[0], 2 * x))
+    chex.assert_trees_all_close(got, wanted, rtol=2**-7)
 
 
 def test_the_block_serves_a_causal_model_too():

@@ -28,7 +28,7 @@ BATCH_PER_CHIP = 256
 def _lowered(
     model: ClipConfig, remat: Remat, devices: Sequence[jax.Device], *, unroll: bool = False
 ) -> jax.stages.Lowered:
-    """A step of two layers a tower, which a scan makes the program that twelve make."""
+    """A step of two layers a tower: in a scan they make the program that twelve make."""
     of_tower = {"depth": 2, "remat": remat, "unroll": unroll}
     config = RunConfig(
         model=ClipConfig(
