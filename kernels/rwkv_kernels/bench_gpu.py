@@ -39,6 +39,11 @@ SHAPES = (
     WkvShape("long", 16, 1024, 8, 80),
     WkvShape("longest", 1, 16384, 8, 80),
 )
+# What is timed, r, k and v in which dtype.
+CASES = (
+    *((shape, "bfloat16") for shape in SHAPES),
+    *((shape, "float32") for shape in SHAPES[:4]),
+)
 # Bytes a second from memory, by data sheet: NVIDIA H200 SXM, H100 SXM and PCIe.
 BANDWIDTH = {"H200": 4.8e12, "H100 80GB HBM3": 3.35e12, "H100 PCIe": 2.0e12}
 # `associative_scan` keeps too much for these shapes.
@@ -50,26 +55,26 @@ _MOST_STATE_BYTES, _MOST_STEPS = 20e9, 4096
 _STRONGER = 3.5
 
 
-def crossing_bytes(shape: WkvShape) -> tuple[int, int]:
-    """Bytes of inputs and outputs of forward, and of backward alone; bfloat16, w and dw float32."""
-    numbers = shape.B * shape.T * shape.H * shape.N
-    return numbers * (4 * 2 + 4), numbers * (4 * 2 + 4 + 3 * 2 + 4)
+def crossing_bytes(shape: WkvShape, dtype: str = "bfloat16") -> tuple[int, int]:
+    """Bytes of inputs and outputs of forward, and of backward alone; w and dw float32."""
+    numbers, size = shape.B * shape.T * shape.H * shape.N, jnp.dtype(dtype).itemsize
+    return numbers * (4 * size + 4), numbers * (4 * size + 4 + 3 * size + 4)
 
 
-def roofline(shape: WkvShape) -> tuple[float, float]:
+def roofline(shape: WkvShape, dtype: str = "bfloat16") -> tuple[float, float]:
     """Milliseconds that memory takes for forward and for backward; NaN for an unknown GPU."""
     kind = device_kind()
     bandwidth = next((rate for name, rate in BANDWIDTH.items() if name in kind), float("nan"))
-    once, back = crossing_bytes(shape)
+    once, back = crossing_bytes(shape, dtype)
     return 1e3 * once / bandwidth, 1e3 * back / bandwidth
 
 
-def arguments(shape: WkvShape) -> list[jax.Array]:
+def arguments(shape: WkvShape, dtype: str = "bfloat16") -> list[jax.Array]:
     """r, k, v, w, u and a gradient of y, as `bench.arguments`, but made on the device."""
     keys = jax.random.split(jax.random.key(0), 6)
-    r, k, v, g = (jax.random.normal(key, shape.tokens, jnp.bfloat16) for key in keys[:4])
+    r, k, v, g = (jax.random.normal(key, shape.tokens, dtype) for key in keys[:4])
     w = jax.random.uniform(keys[4], shape.tokens, jnp.float32, -6, -0.5)
-    u = 0.5 * jax.random.normal(keys[5], (shape.H, shape.N), jnp.bfloat16)
+    u = 0.5 * jax.random.normal(keys[5], (shape.H, shape.N), dtype)
     return [r, k, v, w, u, g]
 
 
@@ -96,9 +101,9 @@ def timed(compiled, inputs, calls: int) -> Time:
     return Time(statistics.median(sum(of_call.values()) for of_call in each), median)
 
 
-def implementations(shape: WkvShape) -> list[str]:
+def implementations(shape: WkvShape, dtype: str) -> list[str]:
     """Those that serve a shape here, in the memory there is."""
-    call = Call("bi_wkv6", platform(), shape.tokens, jnp.dtype(jnp.bfloat16), device_kind())
+    call = Call("bi_wkv6", platform(), shape.tokens, jnp.dtype(dtype), device_kind())
     states = 4 * shape.B * shape.T * shape.H * shape.N**2
     return [
         name
@@ -108,14 +113,13 @@ def implementations(shape: WkvShape) -> list[str]:
     ]
 
 
-def compile_all(shapes: Sequence[WkvShape]) -> dict[tuple[str, str, int], Any]:
-    """By shape's name, implementation, and how many inputs: five forward, six for both. The error
-    in the place of what does not compile.
+def compile_all(cases: Sequence[tuple[WkvShape, str]]) -> dict[tuple[str, str, str, int], Any]:
+    """By shape's name, dtype, implementation, and how many inputs: five forward, six for both. The
+    error in the place of what does not compile.
     """
 
-    def compiled(job: tuple[WkvShape, str, int]):
-        shape, name, count = job
-        kept = jnp.dtype(jnp.bfloat16)
+    def compiled(job: tuple[WkvShape, str, str, int]):
+        shape, kept, name, count = job
         token, w, u = (
             jax.ShapeDtypeStruct(size, dtype)
             for size, dtype in (
@@ -129,27 +133,34 @@ def compile_all(shapes: Sequence[WkvShape]) -> dict[tuple[str, str, int], Any]:
         except jax.errors.JaxRuntimeError as error:  # others still have their row
             return error
 
-    jobs = [(x, name, count) for x in shapes for name in implementations(x) for count in (5, 6)]
+    jobs = [
+        (*case, name, count)
+        for case in cases
+        for name in implementations(*case)
+        for count in (5, 6)
+    ]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         found = tqdm.tqdm(pool.map(compiled, jobs), "compile", len(jobs), unit="program")
         pairs = zip(jobs, found, strict=True)
-        return {(x.name, name, count): program for (x, name, count), program in pairs}
+        return {(x.name, of, name, count): program for (x, of, name, count), program in pairs}
 
 
-def table(shape: WkvShape, programs, rivals: dict[str, list[float]], calls: int) -> list[str]:
-    once, back = roofline(shape)
-    inputs = arguments(shape)
+def table(
+    shape: WkvShape, dtype: str, programs, rivals: dict[str, list[float]], calls: int
+) -> list[str]:
+    once, back = roofline(shape, dtype)
+    inputs = arguments(shape, dtype)
     stronger = [*inputs[:3], inputs[3] + _STRONGER, *inputs[4:]]
     times: dict[str, list[Time]] = {}
     left_out = []
     named = []
-    for name in implementations(shape):
+    for name in implementations(shape, dtype):
         named.append((name, name, inputs))
-        if name == "pallas_gpu":
+        if name == "pallas_gpu" and dtype == "bfloat16":  # float32 knows levels alone
             named.append((f"{name}, strong decays", name, stronger))
     for row, name, given in named:
         try:
-            of_name = [programs[shape.name, name, n] for n in (5, 6)]
+            of_name = [programs[shape.name, dtype, name, n] for n in (5, 6)]
             for program in of_name:
                 if isinstance(program, Exception):
                     raise program
@@ -161,7 +172,7 @@ def table(shape: WkvShape, programs, rivals: dict[str, list[float]], calls: int)
     rows = {name: (f.total, both.total) for name, (f, both) in times.items()}
     rows |= {name: (found[0], found[1]) for name, found in rivals.items()}
     lines = [
-        f"\n### {shape.name}: {list(shape.tokens)}\n",
+        f"\n### {shape.name}: {list(shape.tokens)}, {dtype}\n",
         "| | forward, ms | backward, ms | both, ms | over the roofline | `pallas_gpu` faster by |",
         "|---|---|---|---|---|---|",
         f"| roofline | {once:.3f} | {back:.3f} | {once + back:.3f} | 1 | |",
@@ -188,8 +199,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.calls < 2:
         parser.error(f"--calls must be at least 2 to have a median, got {options.calls}")
-    shapes = [x for x in SHAPES if any(part in x.name for part in options.shape or [""])]
-    if not shapes:
+    cases = [x for x in CASES if any(part in x[0].name for part in options.shape or [""])]
+    if not cases:
         names = ", ".join(repr(x.name) for x in SHAPES)
         parser.error(f"--shape {options.shape} is in none of the names: {names}")
     if platform() != "gpu":
@@ -197,13 +208,15 @@ def main() -> None:
     rivals = json.loads(options.rivals.read_text()) if options.rivals else {}
     lines = [
         "# The WKV on a GPU\n",
-        f"`bi_wkv6`, bfloat16 with w in float32, {machine()}. Medians of {options.calls} calls by "
+        f"`bi_wkv6`, w in float32, {machine()}. Medians of {options.calls} calls by "
         f"the GPU's own clock; backward is what both take more than forward. Faster by: times, "
         f"forward / both. {rivals.get('versions', 'Rivals in PyTorch were not measured.')}",
     ]
-    programs = compile_all(shapes)
-    for shape in tqdm.tqdm(shapes, "time", unit="shape"):
-        lines += table(shape, programs, rivals.get(str(list(shape.tokens)), {}), options.calls)
+    programs = compile_all(cases)
+    for shape, dtype in tqdm.tqdm(cases, "time", unit="call"):
+        # Those in PyTorch are in bfloat16.
+        of_shape = rivals.get(str(list(shape.tokens)), {}) if dtype == "bfloat16" else {}
+        lines += table(shape, dtype, programs, of_shape, options.calls)
         if options.out:
             save(options.out, lines)
     print("\n".join(lines))

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -26,7 +25,7 @@ from rwkv_kernels.ddlerp import ddlerp
 from rwkv_kernels.gpu import topology
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling, default
-from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6
+from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6, words_of
 
 SHAPES = (
     (256, 49, 8, 80),
@@ -58,25 +57,57 @@ class Compiled:
     serialized: bool
 
 
-def compile_call(shape: tuple[int, ...], tiling: Tiling, *, causal: bool) -> None:
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A call whose kernels are compiled.
+
+    Attributes:
+      shape: [B, T, H, N].
+      causal: `wkv6`, not `bi_wkv6`.
+      dtype: of r, k and v.
+    """
+
+    shape: tuple[int, ...]
+    causal: bool = False
+    dtype: str = "bfloat16"
+
+    @property
+    def tiling(self) -> Tiling:
+        """With nothing known of a device."""
+        B, T, H, _ = self.shape
+        return default(B * H, -(-T // TILE))
+
+    def __str__(self) -> str:
+        causal = ", causal" if self.causal else ""
+        return f"{list(self.shape)}{causal}{', float32' if self.dtype == 'float32' else ''}"
+
+
+CASES = (
+    *(Case(shape) for shape in SHAPES),
+    Case((8, 1024, 8, 80), causal=True),
+    *(Case(shape, dtype="float32") for shape in SHAPES[:3]),
+    Case((8, 1024, 8, 80), causal=True, dtype="float32"),
+)
+
+
+def compile_call(case: Case, tiling: Tiling) -> None:
     """Compiles value and gradients for an H200; Mosaic prints what ptxas says where it is told."""
     mesh = topology.mesh()
     sharding = NamedSharding(mesh, PartitionSpec())
 
-    def array(*shape: int, dtype=jnp.bfloat16) -> jax.ShapeDtypeStruct:
+    def array(*shape: int, dtype="float32") -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
     def value_and_gradients(r, k, v, w, u, g):
         def function(r, k, v, w, u):
-            if causal:
+            if case.causal:
                 return wkv6(r, k, v, w, u, None, tiling=tiling)[0]
             return bi_wkv6(r, k, v, w, u, tiling=tiling)
 
         y, pullback = jax.vjp(function, r, k, v, w, u)
         return y, pullback(g)
 
-    token, (_, _, H, N) = array(*shape), shape
-    w, u = array(*shape, dtype=jnp.float32), array(H, N, dtype=jnp.float32)
+    token, w, u = array(*case.shape, dtype=case.dtype), array(*case.shape), array(*case.shape[2:])
     with jax.set_mesh(mesh):
         jax.jit(value_and_gradients).lower(token, token, token, w, u, token).compile()
 
@@ -90,18 +121,10 @@ def compile_ddlerp(M: int) -> None:
         jax.jit(both(ddlerp)).lower(*arrays).compile()
 
 
-def default_tiling(shape: tuple[int, ...]) -> Tiling:
-    B, T, H, _ = shape
-    return default(B * H, -(-T // TILE))
-
-
-def compiled(
-    shape: tuple[int, ...], tiling: Tiling | None = None, *, causal: bool = False
-) -> list[Compiled]:
+def compiled(case: Case, tiling: Tiling | None = None) -> list[Compiled]:
     """The kernels of value and gradients, each once; compiled in a process of its own."""
-    tiling = tiling or default_tiling(shape)
-    what = ["--compile", ",".join(map(str, shape)), *(["--causal"] if causal else [])]
-    return _compiled_apart(*what, "--tiling", json.dumps(dataclasses.asdict(tiling)))
+    what = (dataclasses.asdict(x) for x in (case, tiling or case.tiling))
+    return _compiled_apart("--compile", *map(json.dumps, what))
 
 
 def compiled_ddlerp(tokens: int) -> list[Compiled]:
@@ -153,7 +176,7 @@ class Occupancy:
 
 def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
     """heads: B * H."""
-    what = "states" if kernel.name == "wkv6_segments" else kernel.name.removeprefix("wkv6_")
+    what = kernel.name.split("_")[-1].replace("segments", "states")
     shared, warpgroups = plan.shared_memory(what), plan.warpgroups(what)
     each = plan.tiles // warpgroups
     if what == "states":
@@ -165,11 +188,12 @@ def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
     return Occupancy(warpgroups, shared, fit, heads * each)
 
 
-def row(shape: tuple[int, ...], tiling: Tiling, kernel: Compiled, *, causal: bool) -> str:
-    B, T, H, N = shape
-    how = occupancy(Plan(T, N, causal, tiling), B * H, kernel)
+def row(case: Case, kernel: Compiled) -> str:
+    B, T, H, N = case.shape
+    plan = Plan(T, N, case.causal, case.tiling, words_of(case.dtype))
+    how = occupancy(plan, B * H, kernel)
     cells = (
-        f"{list(shape)}{', causal' if causal else ''}", kernel.name, how.warpgroups,
+        case, kernel.name, how.warpgroups,
         kernel.registers, f"{kernel.spill_stores} / {kernel.spill_loads}",
         "yes" if kernel.serialized else "no",
         f"{how.shared / 1024:.0f} KiB", how.fit, how.blocks,
@@ -180,21 +204,20 @@ def row(shape: tuple[int, ...], tiling: Tiling, kernel: Compiled, *, causal: boo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
-    parser.add_argument("--compile", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", nargs=2, type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--compile-ddlerp", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--tiling", help=argparse.SUPPRESS)
-    parser.add_argument("--causal", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile:
-        shape = tuple(map(int, options.compile.split(",")))
-        compile_call(shape, Tiling(**json.loads(options.tiling)), causal=options.causal)
+        case, tiling = options.compile
+        compile_call(Case(**case), Tiling(**tiling))
         return
     if options.compile_ddlerp:
         compile_ddlerp(options.compile_ddlerp)
         return
     lines = [
         "# Registers and shared memory of the Hopper kernels\n",
-        f"For an H200, r, k, v bfloat16, w float32, jax {jax.__version__}. Registers and spilled "
+        f"For an H200, r, k, v bfloat16 where not said, w float32, jax {jax.__version__}. "
+        "Registers and spilled "
         "bytes are a thread's, shared memory a block's; a warpgroup is 128 threads; products one "
         "by one: each `wgmma` is waited for, since registers are short; fit: how many blocks fit "
         f"on one of {MULTIPROCESSORS} multiprocessors.\n",
@@ -202,10 +225,8 @@ def main() -> None:
         "| products one by one | shared memory | fit | blocks |",
         "|---" * 9 + "|",
     ]
-    jobs = [(shape, False) for shape in SHAPES] + [((8, 1024, 8, 80), True)]
-    for shape, causal in tqdm.tqdm(jobs, unit="shape"):
-        tiling = default_tiling(shape)
-        lines += [row(shape, tiling, x, causal=causal) for x in compiled(shape, causal=causal)]
+    for case in tqdm.tqdm(CASES, unit="call"):
+        lines += [row(case, x) for x in compiled(case)]
     lines += [
         f"\nThe interpolations (`ddlerp`) of {TOKENS[0]:,} tokens, 5 uses of rank 32, D = 640.\n",
         "| kernel | registers | spilled, stores / loads | products one by one |",

@@ -28,12 +28,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rwkv_kernels.gpu.backward import backward
+from rwkv_kernels.gpu.float32.backward import backward as backward_float32
+from rwkv_kernels.gpu.float32.forward import forward as forward_float32
 from rwkv_kernels.gpu.forward import forward
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.sweep import states
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.gpu.tuned import best
 from rwkv_kernels.platforms import device_kind
+
+_WORDS = {jnp.dtype("bfloat16"): 1, jnp.dtype("float32"): 2}
 
 # Names of GPUs of compute capability 9.0, whose instructions the kernels are made of.
 _HOPPER = re.compile(r"\b(G?H200|G?H100|H800|H20)\b")
@@ -51,8 +55,9 @@ def bi_wkv6(
 ) -> Float[Array, "B T H N"]:
     """Both directions; see `api.bi_wkv6`. `interpret`: the Mosaic GPU interpreter's parameters."""
     inputs = _as_kernels_see(r, k, v, w, u)
-    y = _bi_wkv6(_plan(r.shape, causal=False, tiling=tiling), interpret, *inputs)
-    return y.reshape(r.shape)  # [B, T, H * N] -> [B, T, H, N]
+    plan = _plan(r.shape, inputs[0].dtype, causal=False, tiling=tiling)
+    y = _bi_wkv6(plan, interpret, *inputs)
+    return y.reshape(r.shape).astype(v.dtype)  # [B, T, H * N] -> [B, T, H, N]
 
 
 def wkv6(
@@ -72,9 +77,10 @@ def wkv6(
         initial_state = jnp.zeros((B, H, N, N), jnp.float32)
     initial = jnp.swapaxes(initial_state, -1, -2)  # key x value -> value x key
     inputs = _as_kernels_see(r, k, v, w, u)
-    plan = _plan(r.shape, causal=True, tiling=tiling)
+    plan = _plan(r.shape, inputs[0].dtype, causal=True, tiling=tiling)
     y, final = _wkv6(plan, interpret, *inputs, initial)
-    return y.reshape(r.shape), jnp.swapaxes(final, -1, -2)  # [B, T, H * N] -> [B, T, H, N]
+    y = y.reshape(r.shape).astype(v.dtype)  # [B, T, H * N] -> [B, T, H, N]
+    return y, jnp.swapaxes(final, -1, -2)
 
 
 def is_hopper(device_kind: str) -> bool:
@@ -89,20 +95,41 @@ def unservable(
     reasons: tuple[str, ...] = ()
     if not is_hopper(device_kind):
         reasons += (f"it is a Hopper GPU's kernel, and this is {device_kind!r}",)
-    if dtype != jnp.bfloat16:
-        reasons += (f"it computes in bfloat16, and r, k, v together are {dtype}",)
-    return reasons + _plan(shape, causal=causal).unservable()
+    if dtype not in _WORDS:
+        of = f"it takes {' or '.join(map(str, _WORDS))}, and r, k, v together are {dtype}"
+        return (*reasons, of)
+    return reasons + _plan(shape, dtype, causal=causal).unservable()
 
 
-def _plan(shape: tuple[int, ...], *, causal: bool, tiling: Tiling | None = None) -> Plan:
+def words_of(dtype) -> int:
+    """Of sixteen bits, in which products see numbers of a dtype that the kernels take."""
+    return _WORDS[jnp.dtype(dtype)]
+
+
+def _plan(shape: tuple[int, ...], dtype, *, causal: bool, tiling: Tiling | None = None) -> Plan:
     _, T, _, N = shape
-    return Plan(T, N, causal, tiling or best(device_kind(), shape))
+    tiling = tiling or best(device_kind(), shape, str(dtype))
+    return Plan(T, N, causal, tiling, words_of(dtype))
 
 
 def _as_kernels_see(r, k, v, w, u) -> tuple[Array, ...]:
-    B, T, H, N = r.shape
+    (B, T, H, N), dtype = r.shape, jnp.result_type(r, k, v)
     r, k, v, w = (x.reshape(B, T, H * N) for x in (r, k, v, w))  # [B, T, H, N] -> [B, T, H * N]
+    r, k, v = (x.astype(dtype) for x in (r, k, v))
     return r, k, v, w.astype(jnp.float32), u.astype(jnp.float32)
+
+
+def _forward(plan: Plan, r, k, v, w, u, states, interpret) -> Array:
+    if plan.words == 2:
+        return forward_float32(plan, r, k, v, w, u, states, interpret=interpret)
+    return forward(plan, r, k, v, w, u, states and states[0], interpret=interpret)
+
+
+def _backward(plan: Plan, r, k, v, w, u, g, said, asked, interpret) -> dict[str, Array]:
+    if plan.words == 2:
+        return backward_float32(plan, r, k, v, w, u, g, said, asked, interpret=interpret)
+    said, asked = said and said[0], asked and asked[0]
+    return backward(plan, r, k, v, w, u, g, said, asked, interpret=interpret)
 
 
 # --- both directions ------------------------------------------------------------------------------
@@ -113,7 +140,7 @@ def _bi_wkv6(plan: Plan, interpret, r, k, v, w, u):
     both = None
     if plan.reads_states("forward"):
         both, _ = states(plan, v, k, w, None, leftwards=(False, True), interpret=interpret)
-    return forward(plan, r, k, v, w, u, both, interpret=interpret)
+    return _forward(plan, r, k, v, w, u, both, interpret)
 
 
 def _bi_wkv6_forward(plan: Plan, interpret, *inputs):
@@ -126,7 +153,7 @@ def _bi_wkv6_backward(plan: Plan, interpret, inputs, g):
     if plan.reads_states("backward"):
         said, _ = states(plan, v, k, w, None, leftwards=(False, True), interpret=interpret)
         asked, _ = states(plan, g, r, w, None, leftwards=(True, False), interpret=interpret)
-    d = backward(plan, r, k, v, w, u, g, said, asked, interpret=interpret)
+    d = _backward(plan, r, k, v, w, u, g, said, asked, interpret)
     return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u)
 
 
@@ -139,7 +166,7 @@ _bi_wkv6.defvjp(_bi_wkv6_forward, _bi_wkv6_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _wkv6(plan: Plan, interpret, r, k, v, w, u, initial):
     said, (final,) = states(plan, v, k, w, initial, leftwards=(False,), interpret=interpret)
-    return forward(plan, r, k, v, w, u, said, interpret=interpret), final
+    return _forward(plan, r, k, v, w, u, said, interpret), final
 
 
 def _wkv6_forward(plan: Plan, interpret, *inputs):
@@ -151,7 +178,7 @@ def _wkv6_backward(plan: Plan, interpret, inputs, gradients):
     g, dfinal = gradients
     said, _ = states(plan, v, k, w, initial, leftwards=(False,), interpret=interpret)
     asked, (dinitial,) = states(plan, g, r, w, dfinal, leftwards=(True,), interpret=interpret)
-    d = backward(plan, r, k, v, w, u, g, said, asked, interpret=interpret)
+    d = _backward(plan, r, k, v, w, u, g, said, asked, interpret)
     return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u), dinitial
 
 

@@ -28,6 +28,7 @@ import tqdm
 from rwkv_kernels import bench_gpu_static
 from rwkv_kernels.bench import save
 from rwkv_kernels.bench_gpu import SHAPES, arguments, timed
+from rwkv_kernels.bench_gpu_static import Case
 from rwkv_kernels.gpu import tiling as tilings
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
@@ -71,7 +72,7 @@ def measure(shape: Shape, sweep: jax.stages.Compiled, calls: int) -> float:
 
 def search(shape: Shape, calls: int) -> Tiling | None:
     """The quickest choice; None, and nothing timed, where there is nothing to choose."""
-    tried = choices(shape, bench_gpu_static.default_tiling(shape))
+    tried = choices(shape, Case(shape).tiling)
     if len(tried) == 1:
         print(f"{list(shape)}: nothing to choose")
         return None
@@ -88,7 +89,7 @@ def cost(shape: Shape, tiling: Tiling) -> tuple[int, int]:
     """Spilled bytes a thread, and the negative of how many warps work on a multiprocessor."""
     B, T, H, N = shape
     spilled, warps = 0, []
-    for x in bench_gpu_static.compiled(shape, tiling):
+    for x in bench_gpu_static.compiled(Case(shape), tiling):
         if x.name not in ("wkv6_states", "wkv6_segments"):
             continue
         how = bench_gpu_static.occupancy(Plan(T, N, False, tiling), B * H, x)
@@ -100,7 +101,7 @@ def cost(shape: Shape, tiling: Tiling) -> tuple[int, int]:
 
 def rank(shape: Shape) -> None:
     """Prints the choices, the best on paper first."""
-    tried = choices(shape, bench_gpu_static.default_tiling(shape))
+    tried = choices(shape, Case(shape).tiling)
     if len(tried) == 1:
         print(f"{list(shape)}: nothing to choose")
         return

@@ -5,6 +5,7 @@ are played by JAX's own. That the kernels also compile for a real GPU is seen in
 `test_pallas_gpu_aot.py`.
 """
 
+import chex
 import float64_loop
 import interpreter
 import jax
@@ -25,7 +26,7 @@ from regimes import NAMES
 
 from rwkv_kernels import IMPLEMENTATIONS
 from rwkv_kernels.api import Call
-from rwkv_kernels.gpu.plan import Plan
+from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.sweep import states
 from rwkv_kernels.gpu.tiling import Tiling
 
@@ -88,6 +89,43 @@ def test_both_directions(shape, regime, watched):
     assert_no_races(watched, kernels(shape[1]))
 
 
+# One tile, and two with states.
+@pytest.mark.parametrize("regime", REGIMES_OF_CI)
+@pytest.mark.parametrize("shape", [(1, 7, 1, 80), (1, 49, 2, 64), (1, 77, 1, 80)], ids=str)
+def test_float32(shape, regime, watched):
+    check_both_directions(shape, regime, INTERPRETER, dtype=jnp.float32)
+    assert_no_races(watched, kernels=2 if shape[1] <= TILE else 5)
+
+
+@pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
+def test_float32_causal_with_states(shape, watched):
+    check_causal(shape, "spiky", INTERPRETER, dtype=jnp.float32)
+    assert_no_races(watched, kernels=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 80), (1, 196, 1, 80), (1, 257, 1, 64)], ids=str)
+def test_float32_of_other_lengths(shape, regime, watched):
+    check_both_directions(shape, regime, INTERPRETER, dtype=jnp.float32)
+    check_causal(shape, regime, INTERPRETER, dtype=jnp.float32)
+    assert_no_races(watched, kernels=5 + (2 if shape[1] <= TILE else 5))
+
+
+def test_one_input_in_float32_makes_all_of_them_so(watched):
+    """y and gradients are of the dtypes that came."""
+    shape = (1, 7, 1, 64)
+    x = rounded(shape, "typical")
+    x = dict(x, r=x["r"].astype(jnp.float32))
+    results = both_directions(shape, INTERPRETER)(*(x[name] for name in "rkvwug"))
+    judge = judge_sees(x)
+    y, gradients = float64_loop.bi_wkv(*(judge[name] for name in "rkvwu"), g=judge["g"])
+    assert_near(results, (y, *gradients), NAMES[:6])
+    assert_near(results[1:2], gradients[:1], "r", dtype=jnp.float32)  # not rounded to bfloat16
+    chex.assert_type(results[:4], [x[name].dtype for name in "vrkv"])
+    assert_no_races(watched, kernels=2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("shape", [(1, 196, 1, 80), (1, 257, 1, 64)], ids=str)
@@ -111,16 +149,18 @@ def test_causal_with_states(shape, regime, watched):
     assert_no_races(watched, kernels=5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 @pytest.mark.parametrize("leftwards", [False, True])
-def test_a_sweep_in_blocks_and_segments(leftwards, watched):
+def test_a_sweep_in_blocks_and_segments(leftwards, dtype, watched):
     """Two tiles, a segment each: the states at the borders, beside the float64 loop. Where it ends
     there is one in float32 alone.
     """
-    x = rounded((1, 128, 1, 64), "typical")
+    x = rounded((1, 128, 1, 64), "typical", dtype)
+    in_words = {jnp.bfloat16: 1, jnp.float32: 2}[dtype]
     k, v, w = (x[name].reshape(1, 128, 64) for name in "kvw")  # one head of [B, T, H, N]
     initial = jnp.swapaxes(x["state"], -1, -2)  # key x value -> value x key
-    plan = Plan(128, 64, True, Tiling(sweep_blocks=2, sweep_segments=2, sweep_stages=1))
-    (borders,), (final,) = jax.block_until_ready(
+    plan = Plan(128, 64, True, Tiling(2, 2, 1), words=in_words)
+    borders, (final,) = jax.block_until_ready(
         states(plan, v, k, w, initial, leftwards=(leftwards,), interpret=INTERPRETER)
     )
     assert_no_races(watched, kernels=2)
@@ -132,10 +172,12 @@ def test_a_sweep_in_blocks_and_segments(leftwards, watched):
         inputs = (turned[name][:, :tokens] for name in "rkvw")
         _, state = float64_loop.wkv(*inputs, judge["u"], judge["state"])
         expected.append(state)
+    assert len(borders) == in_words
+    borders = sum(x[0].astype(jnp.float32) for x in borders)
     got = jnp.swapaxes(borders, -1, -2)
     got = [got[:, :, border] for border in ((2, 1) if leftwards else (0, 1))]
     got.append(jnp.swapaxes(final, -1, -2))
-    assert_near(got, expected, ("first", "middle", "final"))
+    assert_near(got, expected, ("first", "middle", "final"), dtype=dtype)
 
 
 # Every choice once beside the defaults.
@@ -173,7 +215,10 @@ def test_what_the_kernels_cannot_serve():
     assert why_not(kind="NVIDIA GH200 480GB") == ""
     assert "'NVIDIA A100-SXM4-80GB'" in why_not(kind="NVIDIA A100-SXM4-80GB")
     assert "Hopper" in why_not(platform="tpu")
-    assert "bfloat16" in why_not(dtype="float32")
+    assert why_not(dtype="float32") == ""
+    assert "float16" in why_not(dtype="float16")
+    assert "float64" in why_not(dtype="float64")
+    assert "shared memory" in why_not(dtype="float32", shape=(1, 49, 8, 128))
     assert "N = 32" in why_not(shape=(1, 49, 8, 32))
     assert "N = 72" in why_not(shape=(1, 49, 8, 72))
     assert why_not(shape=(1, 49, 8, 128)) == ""

@@ -6,30 +6,39 @@ Run by `make test-aot`: needs the CUDA plugin's wheels, and no GPU.
 import pytest
 
 from rwkv_kernels import bench_gpu_static
+from rwkv_kernels.bench_gpu_static import Case
 
 pytestmark = pytest.mark.aot
 
-NAMES = {"wkv6_backward", "wkv6_forward", "wkv6_states"}
+OF_CI = [
+    Case((256, 49, 8, 80)),
+    Case((256, 196, 8, 80)),
+    Case((8, 1024, 8, 80), causal=True),
+    Case((256, 196, 8, 80), dtype="float32"),
+]
+SLOW = [
+    Case((256, 77, 10, 64)),
+    Case((8, 1024, 8, 80)),
+    Case((1, 16384, 8, 80)),
+    Case((256, 49, 8, 80), dtype="float32"),
+    Case((256, 77, 10, 64), dtype="float32"),
+    Case((1, 16384, 8, 80), dtype="float32"),
+    Case((8, 1024, 8, 80), causal=True, dtype="float32"),
+]
 
 
 @pytest.mark.parametrize(
-    ("shape", "causal"),
-    [
-        ((256, 49, 8, 80), False),
-        ((256, 196, 8, 80), False),
-        pytest.param((256, 77, 10, 64), False, marks=pytest.mark.slow),
-        pytest.param((8, 1024, 8, 80), False, marks=pytest.mark.slow),
-        pytest.param((1, 16384, 8, 80), False, marks=pytest.mark.slow),
-        ((8, 1024, 8, 80), True),
-    ],
-    ids=str,
+    "case", [*OF_CI, *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)], ids=str
 )
-def test_kernels_compile_and_fit(shape, causal):
-    kernels = {kernel.name: kernel for kernel in bench_gpu_static.compiled(shape, causal=causal)}
-    stateful = shape[1] > 128 or causal
-    expected = NAMES if stateful else NAMES - {"wkv6_states"}
-    if stateful and bench_gpu_static.default_tiling(shape).sweep_segments > 1:
-        expected = expected | {"wkv6_segments"}
+def test_kernels_compile_and_fit(case):
+    kernels = {kernel.name: kernel for kernel in bench_gpu_static.compiled(case)}
+    T, of_dtype = case.shape[1], "wkv6" if case.dtype == "bfloat16" else "wkv6_float32"
+    expected = {f"{of_dtype}_forward", f"{of_dtype}_backward"}
+    longest = 128 if case.dtype == "bfloat16" else 64  # that a block takes
+    if case.causal or longest < T:
+        expected.add("wkv6_states")
+    if case.tiling.sweep_segments > 1:
+        expected.add("wkv6_segments")
     assert set(kernels) == expected
     for kernel in kernels.values():
         assert (kernel.spill_stores, kernel.spill_loads) == (0, 0), kernel

@@ -44,16 +44,16 @@ def slow_cases(*cases):
     return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
-def check_both_directions(shape, regime, tiling=None, *, down, lazy):
+def check_both_directions(shape, regime, tiling=None, dtype=jnp.bfloat16, *, down, lazy):
     with on_machine(down=down, lazy=lazy):
         function = gpu_judge.both_directions_as_is(tiling=tiling)
-        gpu_judge.check_both_directions(shape, regime, function=function)
+        gpu_judge.check_both_directions(shape, regime, function=function, dtype=dtype)
 
 
-def check_causal(shape, regime, tiling=None, *, down, lazy):
+def check_causal(shape, regime, tiling=None, dtype=jnp.bfloat16, *, down, lazy):
     with on_machine(down=down, lazy=lazy):
         function = gpu_judge.causal_as_is(tiling=tiling)
-        gpu_judge.check_causal(shape, regime, function=function)
+        gpu_judge.check_causal(shape, regime, function=function, dtype=dtype)
 
 
 @pytest.mark.parametrize("T", marked(LENGTHS, OF_CI))
@@ -131,6 +131,20 @@ def test_causal_with_states(T):
         check_causal((1, T, 1, 64), regime, down=down, lazy=lazy)
 
 
+@pytest.mark.parametrize("T", marked((1, 49, 77, 196), (49,)))
+def test_float32(T):
+    for regime, (down, lazy) in zip(REGIMES, itertools.cycle(WAYS)):
+        check_both_directions((1, T, 1, 80), regime, dtype=jnp.float32, down=down, lazy=lazy)
+
+
+@pytest.mark.parametrize("T", marked((1, 77, 257), (77,)))
+def test_float32_causal_with_states(T):
+    """In two ways in CI: the others are as those above."""
+    regimes = ("spiky", "typical") if T == 77 else REGIMES
+    for regime, (down, lazy) in zip(regimes, itertools.cycle(WAYS)):
+        check_causal((1, T, 1, 64), regime, dtype=jnp.float32, down=down, lazy=lazy)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("N", [96, 112, 128])
 @pytest.mark.parametrize("T", [49, 77])
@@ -152,19 +166,23 @@ def test_several_heads_and_sequences(T):
 
 @pytest.mark.parametrize(("T", "causal"), [(49, False), *slow_cases((196, False), (300, True))])
 @pytest.mark.parametrize("N", [64, 80])
-def test_shared_memory_is_as_planned_and_no_bank_is_asked_thrice(T, N, causal):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_shared_memory_is_as_planned_and_no_bank_is_asked_thrice(T, N, causal, dtype):
     """What a block takes decides how many share a multiprocessor: a few bytes more may halve it."""
     shape = (1, T, 1, N)
     with on_machine() as ran:
         if causal:
-            gpu_judge.check_causal(shape, "typical", function=gpu_judge.causal_as_is())
+            function = gpu_judge.causal_as_is()
+            gpu_judge.check_causal(shape, "typical", function=function, dtype=dtype)
         else:
             function = gpu_judge.both_directions_as_is()
-            gpu_judge.check_both_directions(shape, "typical", function=function)
-    plan = Plan(T, N, causal, default(1, -(-T // TILE)))
-    assert {run.name for run in ran} >= {"wkv6_forward", "wkv6_backward"}
+            gpu_judge.check_both_directions(shape, "typical", function=function, dtype=dtype)
+    of_dtype, in_words = ("wkv6_", 1) if dtype == jnp.bfloat16 else ("wkv6_float32_", 2)
+    plan = Plan(T, N, causal, default(1, -(-T // TILE)), words=in_words)
+    assert {run.name for run in ran} >= {f"{of_dtype}forward", f"{of_dtype}backward"}
     for run in ran:
-        kernel = run.name.removeprefix("wkv6_").replace("segments", "states")
+        kernel = run.name.removeprefix(of_dtype).removeprefix("wkv6_")
+        kernel = kernel.replace("segments", "states")
         assert run.shared_memory - plan.shared_memory(kernel) in range(8, 128)  # barriers
         asked, at_least = run.turns
         assert at_least <= asked < 2 * at_least

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rwkv_kernels import tune
+from rwkv_kernels.bench_gpu_static import Case
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import KERNELS, SHARED_MEMORY, Plan
 from rwkv_kernels.gpu.tiling import Tiling, default
@@ -35,7 +36,7 @@ def test_what_is_no_choice(fields, message):
 def test_as_many_blocks_share_a_multiprocessor(kernel, shape, blocks):
     """Of shared memory; each takes 1 KiB for itself, and its barriers."""
     _, T, _, N = shape
-    plan = Plan(T, N, False, tune.bench_gpu_static.default_tiling(shape))
+    plan = Plan(T, N, False, Case(shape).tiling)
     assert blocks * (plan.shared_memory(kernel) + 1024 + 128) <= 228 * 1024
 
 
@@ -57,7 +58,7 @@ def test_few_heads_are_cut_until_every_multiprocessor_has_a_block():
 @pytest.mark.parametrize("shape", [(1024, 196, 8, 80), (1, 16384, 8, 80)], ids=str)
 def test_choices_fit_and_begin_with_the_default(shape):
     _, T, _, N = shape
-    first = tune.bench_gpu_static.default_tiling(shape)
+    first = Case(shape).tiling
     choices = tune.choices(shape, first)
     assert choices[0] == first
     assert len(choices) == len(set(choices)) > 1
@@ -69,7 +70,7 @@ def test_choices_fit_and_begin_with_the_default(shape):
 def test_up_to_two_tiles_there_is_nothing_to_choose(T, monkeypatch):
     monkeypatch.setattr(tune, "measure", lambda *_: pytest.fail("timed for nothing"))
     shape = (1024, T, 8, 80)
-    first = tune.bench_gpu_static.default_tiling(shape)
+    first = Case(shape).tiling
     assert tune.choices(shape, first) == [first]
     assert tune.search(shape, calls=2) is None  # so that none is kept as measured
 

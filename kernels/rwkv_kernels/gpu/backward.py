@@ -8,18 +8,15 @@ with take turns in the same rooms, so that two blocks fit on a multiprocessor.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels.gpu import beside, gradients, masks, sixteens, tile, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.flows import ASKED, SAID, through_flow
+from rwkv_kernels.gpu.flows import ASKED, SAID, each, through_flow
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.rooms import Held, Rooms, Sides
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
@@ -114,7 +111,7 @@ def _kernel(
         rooms = block.own(of_sides, anew=_FLOWS).states
         for way, states, room in zip((SAID, ASKED), (said, asked), rooms, strict=True):
             way.start(block, states, room, 0, flows[0])
-    sums = _each(
+    sums = each(
         flows,
         lambda flow, sums: through_flow(
             wg, block, sums, of_held, of_sides, said, asked, meetings, flow, flows[0]
@@ -145,7 +142,7 @@ def _kernel(
     if wg.warpgroups > 1:
         other_g = Operand(block.of(1 - block.index, of_held.g, anew=_LAST))
     of_values = _of_values(wg, held, other_g)
-    of_values = _each(
+    of_values = each(
         flows,
         lambda flow, of_values: _add_of_flow(
             wg, block, of_held, Operand(*state), asked, meetings, flow, flows[0], of_values
@@ -192,15 +189,6 @@ def _add_of_flow(
     of_values = block.if_it_comes(flow, add, of_values, against=True)
     ASKED.start(block, asked, state.ref, flow + 1, flows)
     return of_values
-
-
-def _each(flows: Array | None, body: Callable[[Array, Any], Any], carry: Any) -> Any:
-    """body for each flow, if there are any; how many is in main memory.
-
-    A loop whose end the compiler does not know: all that it could work out before it, for one flow
-    or for both, it has not the registers to keep.
-    """
-    return carry if flows is None else lax.fori_loop(0, flows[0], body, carry)
 
 
 def _write_halves(wg: Warpgroup, to: tokens.Parts, halves: list[Array]) -> None:

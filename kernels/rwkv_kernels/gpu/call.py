@@ -151,10 +151,11 @@ class Block:
         """Until all have come that `start` began to copy."""
         plgpu.barrier_wait(self._came.at[self.index + stage])
 
-    def start_state(self, source, target, which: int) -> None:
-        """Begins to copy a state into shared memory, one of two."""
+    def start_state(self, copies: Sequence[tuple], which: int) -> None:
+        """Begins to copy a state into shared memory, one of two: its words (source, target)."""
         plgpu.commit_smem()  # all threads have read what is overwritten
-        plgpu.copy_gmem_to_smem(source, target, self._state_came.at[2 * self.index + which])
+        for source, target in copies:
+            plgpu.copy_gmem_to_smem(source, target, self._state_came.at[2 * self.index + which])
 
     def wait_for_state(self, which: int) -> None:
         """Until it has come."""
@@ -227,13 +228,14 @@ def kernel_call(
     grid: tuple[int, int, int],
     copies: int,
     stages: int = 1,
+    state_copies: int = 1,
     name: str,
 ) -> dict[str, Array]:
     """Runs `body(block, **refs)` over the grid: batches, heads, parts of a head.
 
     Each of a block's warpgroups works on a part of a head. Inputs may be None, and are None in the
     body then. scratch: shared memory. copies: so many of tokens come in to each at once, in so many
-    stages.
+    stages; state_copies: so many of a state.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
     _, heads, parts = grid
@@ -250,7 +252,7 @@ def kernel_call(
     memory: Any = {
         "scratch": dict(scratch),
         "came": plgpu.Barrier(num_arrivals=copies, num_barriers=stages * wg.warpgroups),
-        "state_came": plgpu.Barrier(num_barriers=2 * wg.warpgroups),
+        "state_came": plgpu.Barrier(num_arrivals=state_copies, num_barriers=2 * wg.warpgroups),
         "met": plgpu.Barrier(num_arrivals=wg.warpgroups) if many else None,
     }
     threads: dict[str, Any] = {}

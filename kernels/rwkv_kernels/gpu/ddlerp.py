@@ -146,8 +146,8 @@ def _by_tokens(
             copies += [(up.at[:, channels], up_here), (maa.at[:, channels], maa_here)]
         block.start(copies)
 
-    for which, (source, target) in enumerate(block.columns(z, i, block.own(z_))):
-        block.start_state(source, target, which)
+    for which, copy in enumerate(block.columns(z, i, block.own(z_))):
+        block.start_state([copy], which)
     start(jnp.int32(0), *range(1 + uses.count))
     for which in range(len(z_)):
         block.wait_for_state(which)

@@ -5,9 +5,11 @@ that goes through the tile meets all of its decays.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
@@ -46,11 +48,20 @@ class Way(NamedTuple):
         """
         border = block.part + 1 - self.left(flow)
         pl.when((flow < flows) & block.comes(flow, against=self.against))(
-            lambda: block.start_state(block.state(states, flow, border), room, self.number)
+            lambda: block.start_state([(block.state(states, flow, border), room)], self.number)
         )
 
 
 SAID, ASKED = Way("r", "g", False, 0), Way("k", "v", True, 1)
+
+
+def each(flows: Array | None, body: Callable[[Array, Any], Any], carry: Any) -> Any:
+    """body for each flow, if there are any; how many is in main memory.
+
+    A loop whose end the compiler does not know: all that it could work out before it, for one flow
+    or for both, it has not the registers to keep.
+    """
+    return carry if flows is None else lax.fori_loop(0, flows[0], body, carry)
 
 
 def through_flow(

@@ -111,7 +111,7 @@ def _kernel(
         def with_themselves() -> tuple[BFloat16[Array, "64 64"]]:
             r_, k_ = block.own((of_r, of_k), anew=_GENTLE)
             itself = tile.with_itself_in_turn(wg, r_, k_, u.at[block.head], answer.gentle)
-            return (A + beside.zeros(wg, sixteens.on_diagonal(wg, itself)),)
+            return (A + beside.zeros(wg, sixteens.on_diagonal(wg, itself).astype(BFLOAT16)),)
 
         # Apart, that nothing of it is in registers before; 9, a number no other part has.
         nothing = choose.anything(wg, TILE, BFLOAT16)
@@ -148,7 +148,7 @@ def _start(block: Block, states, of_states: Sequence, flows: range) -> None:
     for flow in flows:
         state = block.state(states, flow, block.part + flow)
         room = block.own(of_states[flow])
-        pl.when(block.comes(flow))(functools.partial(block.start_state, state, room, flow))
+        pl.when(block.comes(flow))(functools.partial(block.start_state, [(state, room)], flow))
 
 
 def _add_of_state(

@@ -118,7 +118,7 @@ def gradients(
     wg.store()
     # In registers until nobody reads r Q any more, of which there may be some in its room.
     A = _meet(wg, block, of_held, of_rooms, bits)
-    A = A + beside.zeros(wg, sixteens.on_diagonal(wg, with_itself))
+    A = A + beside.zeros(wg, sixteens.on_diagonal(wg, with_itself).astype(BFLOAT16))
     wg.store()
 
     found, of_logs = [], []

@@ -40,12 +40,14 @@ class Plan:
       head_size: N; see `unservable` for which.
       causal: one direction, with the state handed in and out, or both, from nothing.
       tiling: what may be chosen about it.
+      words: of sixteen bits in which products see a number: 1 for bfloat16, 2 for float32.
     """
 
     tokens: int
     head_size: int
     causal: bool
     tiling: Tiling
+    words: int = 1
 
     @property
     def tiles(self) -> int:
@@ -63,10 +65,11 @@ class Plan:
 
     def whole(self, kernel: str) -> bool:
         """Whether a kernel's block works on all of a sequence's tiles, a warpgroup each, which read
-        each other's shared memory.
+        each other's shared memory. In two words there is room for one.
         """
+        most = _MOST_WARPGROUPS[kernel] if self.words == 1 else 1
         fits = self.tiles * self._of_a_tile(kernel) <= SHARED_MEMORY
-        return not self.causal and self.tiles <= _MOST_WARPGROUPS[kernel] and fits
+        return not self.causal and self.tiles <= most and fits
 
     def warpgroups(self, kernel: str) -> int:
         """Of a block; each works on a tile."""
@@ -97,20 +100,27 @@ class Plan:
         return self.warpgroups(kernel) * self._of_a_tile(kernel, state)
 
     def _of_a_sweep(self) -> int:
-        N, stages = self.head_size, self.tiling.sweep_stages
+        N, stages, words = self.head_size, self.tiling.sweep_stages, self.words
         width = N // self.tiling.sweep_blocks
         tile = 2 * TILE * N
+        came = words * (tile + 2 * TILE * width) + 4 * TILE * width
         rounded = sum(_room(2 * N * part) for part in parts(width, 2))
-        return stages * (tile + 6 * TILE * width) + tile + 4 * TILE * width + rounded
+        return stages * came + words * (tile + 4 * TILE * width + rounded)
 
     def _of_a_tile(self, kernel: str, state: int = 0) -> int:
         """state: the bytes of one, where there are states."""
-        tile, square = 2 * TILE * self.head_size, 2 * TILE * TILE  # bytes of operands
+        N = self.head_size
+        tile, square = 2 * TILE * N, 2 * TILE * TILE  # bytes of operands
+        if self.words == 2:
+            tile, square, state = (self.words * x for x in (tile, square, state))
+            if kernel == "forward":
+                return 4 * tile + max(tile, state)
+            return 5 * tile + 3 * square + max(2 * tile, state) + _room(4 * N)
         if kernel == "forward":
             second = 0 if self.causal else state
             return 4 * tile + max(tile, second) + state
         held = max(6 * tile, 5 * tile + 2 * square)
-        numbers = _room(4 * self.head_size) + _room(4 * TILE) if state else 0
+        numbers = _room(4 * N) + _room(4 * TILE) if state else 0
         work = max(3 * tile + square, tile + numbers + 2 * state, 2 * tile + state)
         return held + work + square
 

@@ -45,7 +45,7 @@ def scores(
     for r, k in load(0):
         met = warp.meet(wg, r, k, met)
     A = masks.of_bfloat16(masks.meet(wg, meetings, 0)) * met.astype(BFLOAT16)
-    return _levels(levels, level, A + on_diagonal(wg, with_itself))
+    return _levels(levels, level, A + on_diagonal(wg, with_itself).astype(BFLOAT16))
 
 
 def gradients(
@@ -75,7 +75,7 @@ def gradients(
         of_r = warp.mix(wg, D, warp.turned(wg, k))
         of_k = warp.mix(wg, D_transposed, warp.turned(wg, r))
         parts.append(Sums(of_r, of_k, wg.zeros(warp.SIXTEEN)))
-    A = meet * met.astype(BFLOAT16) + on_diagonal(wg, with_itself)
+    A = meet * met.astype(BFLOAT16) + on_diagonal(wg, with_itself).astype(BFLOAT16)
 
     def level(bit: Int[Array, ""], carry):
         parts, A = carry
@@ -110,9 +110,9 @@ def diagonal(wg: Warpgroup, A: Float[Array, "64 16"]) -> Float[Array, "64"]:
     return wg.sum_of_columns(jnp.where(_itself(wg), A, 0.0))
 
 
-def on_diagonal(wg: Warpgroup, x: Float[Array, "64"]) -> BFloat16[Array, "64 16"]:
+def on_diagonal(wg: Warpgroup, x: Float[Array, "64"]) -> Float[Array, "64 16"]:
     """What each token has with itself, among its sixteen."""
-    return jnp.where(_itself(wg), wg.spread(x, 0, warp.SIXTEEN), 0.0).astype(BFLOAT16)
+    return jnp.where(_itself(wg), wg.spread(x, 0, warp.SIXTEEN), 0.0)
 
 
 def _itself(wg: Warpgroup) -> Bool[Array, "64 16"]:

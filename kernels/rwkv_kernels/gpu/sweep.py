@@ -1,8 +1,8 @@
 """The kernel that goes over a sequence for the states at the borders of its tiles.
 
 A state is held as value x key, so that a decay scales its columns, which are a tile's columns: its
-channels of the key never meet, and blocks share them. It goes on in float32; tiles read it in
-bfloat16, as their products do.
+channels of the key never meet, and blocks share them. It goes on in float32; tiles read it as their
+products do, in bfloat16, one word or two.
 
 A long sequence of few heads is cut into segments that are swept side by side, twice: once from
 nothing, for the sum that each adds and the decay that it lets through, and once more from what the
@@ -19,10 +19,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
-from rwkv_kernels.gpu import masks, tile, tokens, warp
+from rwkv_kernels.gpu import masks, tile, tokens, warp, words
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan, parts
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
+from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup, halves
+
+_BORDERS = ("borders", "low_borders")
 
 
 def states(
@@ -34,7 +36,7 @@ def states(
     *,
     leftwards: tuple[bool, ...],
     interpret=None,
-) -> tuple[BFloat16[Array, "flows B H borders N N"], Any]:
+) -> tuple[tuple[BFloat16[Array, "flows B H borders N N"], ...], Any]:
     """The sum of values^T keys, decayed on the way, of the tokens to one side of each border.
 
     Rightwards of those to its left, leftwards of those to its right. With r for the keys and the
@@ -44,16 +46,17 @@ def states(
     initial: the state at the border where the sweep begins, value x key; None is zeros.
 
     Returns:
-      The states at the borders, the first of which is to the left of all tiles, and, if the WKV is
-      causal, those at which sweeps end, float32 [flows, B, H, N, N], else None. Nobody reads a
-      state where a sweep ends, nor that of zeros where it begins: it is not written there.
+      The states at the borders, the first of which is to the left of all tiles, in words of them
+      (`words.py`), and, if the WKV is causal, those at which sweeps end, float32 [flows, B, H, N,
+      N], else None. Nobody reads a state where a sweep ends, nor that of zeros where it begins: it
+      is not written there.
     """
     sweep = functools.partial(_sweep, plan, values, keys, w, leftwards, interpret)
     segments = plan.tiling.sweep_segments
     if segments == 1:
         start = None if initial is None else initial[None, :, :, None]
         results = sweep(start, borders=True, ends=plan.causal)
-        return results["borders"], results["ends"][:, :, :, 0] if plan.causal else None
+        return _words(results), results["ends"][:, :, :, 0] if plan.causal else None
 
     alone = sweep(None, borders=False, ends=True)
     B, _, C = keys.shape
@@ -71,7 +74,11 @@ def states(
         starts.append(jnp.stack([of_flow[i] for i in range(segments)], axis=2))
         ends.append(state)
     results = sweep(jnp.stack(starts), borders=True, ends=False)
-    return results["borders"], jnp.stack(ends) if plan.causal else None
+    return _words(results), jnp.stack(ends) if plan.causal else None
+
+
+def _words(results: dict[str, Array]) -> tuple[Array, ...]:
+    return tuple(results[name] for name in _BORDERS if name in results)
 
 
 def _sweep(
@@ -100,24 +107,26 @@ def _sweep(
         "values_": wg.tokens(N, values.dtype, stages=stages),
         "keys_": wg.tokens(wg.width, keys.dtype, stages=stages),
         "w_": wg.tokens(wg.width, jnp.float32, stages=stages),
-        "log_d": wg.operand(wg.width, dtype=FLOAT16),
-        "left": wg.operand(N),
-        "right": wg.operand(wg.width),
-        "rounded": tuple(plgpu.SMEM((N, part), BFLOAT16) for part in parts(wg.width, 2)),
+        "log_d": plan.words * (wg.operand(wg.width, dtype=FLOAT16),),
+        "left": plan.words * (wg.operand(N),),
+        "right": plan.words * (wg.operand(wg.width),),
+        "rounded": plan.words
+        * (tuple(plgpu.SMEM((N, part), BFLOAT16) for part in parts(wg.width, 2)),),
     }
     heads = (flows, B, C // N)
     outputs = {}
     if ends:
         outputs["ends"] = jax.ShapeDtypeStruct((*heads, how.sweep_segments, N, N), jnp.float32)
     if borders:
-        outputs["borders"] = jax.ShapeDtypeStruct((*heads, plan.tiles + 1, N, N), BFLOAT16)
+        of_word = jax.ShapeDtypeStruct((*heads, plan.tiles + 1, N, N), BFLOAT16)
+        outputs |= dict.fromkeys(_BORDERS[: plan.words], of_word)
     else:
         logs = (flows, B, how.sweep_segments, C)
         outputs["log_decays"] = jax.ShapeDtypeStruct(logs, jnp.float32)
     return kernel_call(
         functools.partial(_kernel, wg, leftwards), wg,
         {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
-         "ends": None, "borders": None, "log_decays": None},
+         "ends": None, "log_decays": None} | dict.fromkeys(_BORDERS),
         outputs, scratch, grid=(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
         copies=sum(len(scratch[name]) for name in ("values_", "keys_", "w_")), stages=stages,
         name="wkv6_states" if borders else "wkv6_segments",
@@ -126,15 +135,16 @@ def _sweep(
 
 def _kernel(
     wg: Warpgroup, directions: tuple[bool, ...], block: Block, *, values, keys, w, starts, meetings,
-    ends, borders, log_decays, values_, keys_, w_, log_d, left, right, rounded,
+    ends, borders, low_borders, log_decays, values_, keys_, w_, log_d, left, right, rounded,
 ) -> None:  # fmt: skip
-    log_d, left, right = (Operand(block.own(x)) for x in (log_d, left, right))
+    of_rooms, rooms = (log_d, left, right), block.own((log_d, left, right))
     plan, stages = wg.plan, wg.plan.tiling.sweep_stages
     tiles = plan.tiles // plan.tiling.sweep_segments
     steps = tiles if ends is not None else tiles - 1  # what the last tile adds is for the end
     flow, segment = (f(block.part, plan.tiling.sweep_segments) for f in (lax.div, lax.rem))
     leftwards = flow ^ int(directions[0])
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
+    of_logs = FLOAT16 if plan.words == 1 else jnp.float32  # before they are split
     to_edge = tile.scaled(masks.decays_to_edge(wg.load_raw(meetings), leftwards))
     across = tile.scaled(masks.ones(wg))
 
@@ -146,9 +156,15 @@ def _kernel(
             return
         block.wait_for_writes()  # of the border before
         for rows, x in zip(blocks, state, strict=True):  # where they overlap they agree
-            tokens.write(wg, [part.at[rows] for part in rounded], x)
-        here = borders.at[flow, block.batch, block.head, border]
-        block.write_to(here, rounded, block.first)
+            for room, word in zip(rounded, words.of(wg, x, plan.words, BFLOAT16), strict=True):
+                tokens.write(wg, [part.at[rows] for part in room], word)
+        for room, array in zip(rounded, (borders, low_borders), strict=False):
+            here = array.at[flow, block.batch, block.head, border]
+            block.write_to(here, room, block.first)
+
+    def pieces(columns: int) -> tuple[tuple[int, int], ...]:
+        """Of channels: what is in two words is in as many registers."""
+        return ((0, columns),) if plan.words == 1 else halves(columns)
 
     def at(of_stages, stage) -> list:
         return [part.at[stage] for part in of_stages]
@@ -166,6 +182,8 @@ def _kernel(
         block.start(copies(step, stage), stage)
 
     def add_tile(step, carry):
+        again = rooms if plan.words == 1 else block.own(of_rooms, anew=step)
+        log_d, left, right = map(words.operands, again)
         state, log_through = carry
         i = tile_at(step)
         stage = lax.rem(step, stages)
@@ -180,17 +198,25 @@ def _kernel(
             write_border(i + leftwards, state)
         block.wait(stage)
         wg.wait_for_readers()
-        wg.store(
-            (log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i))),
-            (left, tokens.load(wg, at(values_, stage))),
-        )
-        of_keys = wg.float32(tokens.load(wg, at(keys_, stage)))
-        log_c, log_total = wg.products((to_edge, log_d), (across, log_d))
-        wg.store((right, of_keys * jnp.exp2(log_c)))
-        log_total = warp.first_row(wg, log_total)
+        words.write(wg, log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i), of_logs))
+        for part in pieces(plan.head_size):
+            x = tokens.between(wg, at(values_, stage), *part)
+            words.write(wg, words.columns(left, *part), x)
+        wg.store()
+        log_totals = []
+        for part in pieces(wg.width):
+            of_keys = wg.float32(tokens.between(wg, at(keys_, stage), *part))
+            of_part = words.columns(log_d, *part)
+            sums = (words.pairs([mask], of_part) for mask in (to_edge, across))
+            log_c, log_total = wg.sums_of_products(*sums)
+            words.write(wg, words.columns(right, *part), of_keys * jnp.exp2(log_c))
+            log_totals.append(log_total)
+        wg.store()
+        log_total = warp.first_row(wg, warp.joined(wg, log_totals))
         total = wg.spread(jnp.exp2(log_total), 1, block.width)
-        of_rows = (left.columns(rows.start, TILE).T for rows in blocks)
-        state = wg.add_products([x * total for x in state], *([(x, right)] for x in of_rows))
+        of_rows = (words.turned(words.columns(left, first, TILE)) for first in plan.state_blocks)
+        sums = (words.pairs(x, right) for x in of_rows)
+        state = wg.add_products([x * total for x in state], *sums)
         return state, None if log_through is None else log_through + log_total
 
     zeros = wg.zeros(block.width)

@@ -24,21 +24,26 @@ LOG_SCALE = 256
 _LARGEST_LOGIT = math.log(255 / LOG2_E)
 
 
-def log2_decay(wg: Warpgroup, w: Parts, count: Array) -> Float16[Array, "64 n"]:
+def log2_decay(wg: Warpgroup, w: Parts, count: Array, dtype=FLOAT16) -> Float[Array, "64 n"]:
     """256 log2 d of a tile of decay logits in shared memory, of which so many rows are tokens."""
 
-    def of_part(logits: Float[Array, "64 m"]) -> Float16[Array, "64 m"]:
+    def of_part(logits: Float[Array, "64 m"]) -> Float[Array, "64 m"]:
         logits = jnp.minimum(logits, _LARGEST_LOGIT)
         log2_d = -jnp.exp2(logits * LOG2_E + math.log2(LOG_SCALE * LOG2_E))
         if wg.plan.causal and wg.plan.last_rows < TILE:
             # The final state comes past what the last tile is filled up with, which must not decay
             # it.
             log2_d = jnp.where(wg.index(logits.shape[1], 0) < count, log2_d, 0.0)
-        return log2_d.astype(FLOAT16)
+        return log2_d.astype(dtype)
 
     # A part after the other, since registers are short.
     found = [of_part(wg.load_raw(part)) for part in w]
     return found[0] if len(found) == 1 else warp.joined(wg, found)
+
+
+def of_logit(logits: Float[Array, "64 m"]) -> Float[Array, "64 m"]:
+    """The gradient of log d: log d itself."""
+    return -jnp.exp2(jnp.minimum(logits, _LARGEST_LOGIT) * LOG2_E)
 
 
 def log2_product(

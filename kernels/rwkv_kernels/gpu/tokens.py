@@ -27,6 +27,19 @@ def columns(wg: Warpgroup, tile: Parts, first: int, count: int) -> Float[Array, 
     )
 
 
+def between(wg: Warpgroup, tile: Parts, first: int, count: int) -> Float[Array, "64 count"]:
+    """Channels `first` to `first + count`, in eights, which may lie in two parts."""
+    pieces, start = [], 0
+    for part in tile:
+        width = part.shape[-1]
+        begin, end = max(first - start, 0), min(first + count - start, width)
+        if begin < end:
+            here = part if end - begin == width else part.at[:, pl.ds(begin, end - begin)]
+            pieces.append(wg.load_raw(here))
+        start += width
+    return pieces[0] if len(pieces) == 1 else warp.joined(wg, pieces)
+
+
 def sixteens(wg: Warpgroup, tile: Parts) -> Iterator[Float[Array, "64 16"]]:
     """A tile's channels, sixteen at a time."""
     for part in tile:

@@ -34,6 +34,13 @@ _WHOLE = ()  # an index: JAX 0.10 wants one, 0.11 lets it be left out
 BFLOAT16, FLOAT16 = jnp.bfloat16, jnp.float16
 
 
+def halves(columns: int) -> tuple[tuple[int, int], ...]:
+    """Columns in two parts, first and number, in sixteens; in one if there are no more."""
+    sixteens = columns // 16
+    half = 16 * (sixteens - sixteens // 2)
+    return tuple(part for part in ((0, half), (half, columns - half)) if part[1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Operand:
     """A tile in shared memory that products read, or some of its rows or columns.
@@ -262,10 +269,7 @@ class Warpgroup:
         """Channels in two parts, first and number, in sixteens: one after the other they take half
         of the registers.
         """
-        sixteens = self.width // 16
-        half = 16 * (sixteens - sixteens // 2)
-        parts = ((0, half), (half, self.width - half))
-        return tuple(part for part in parts if part[1])
+        return halves(self.width)
 
     @property
     def thirds(self) -> tuple[tuple[int, int], ...]:

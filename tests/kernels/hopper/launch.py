@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hopper import host, machine, ptx
 from hopper.arithmetic import LANES
-from rwkv_kernels.gpu import backward, call, ddlerp, forward, sweep, topology
+from rwkv_kernels.gpu import backward, call, ddlerp, float32, forward, sweep, topology
 
 _compiled: dict[str, tuple[str, str]] = {}
 
@@ -117,6 +117,7 @@ def on_machine(*, down: bool = False, lazy: bool = False) -> Iterator[list[Run]]
     log: list[Run] = []
     run = functools.partial(kernel_call, down=down, lazy=lazy, log=log)
     with contextlib.ExitStack() as stack:
-        for module in (forward, backward, sweep, ddlerp):
+        of_float32 = float32.forward, float32.backward
+        for module in (forward, backward, *of_float32, sweep, ddlerp):
             stack.enter_context(mock.patch.object(module, "kernel_call", run))
         yield log
