@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 import rwkv_kernels
-from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes
+from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes, batch_parts
 from rwkv_kernels import ddlerp, platform, wkv6
 
 __all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "ddlerp_kernel", "platform", "wkv6"]
@@ -85,13 +85,18 @@ def causal_wkv6(
     return _on_each_device(lambda *inputs: wkv6(*inputs)[0])(r, k, v, w, u)
 
 
-def ddlerp_kernel(dtype, up_shape: tuple[int, ...]) -> Callable[..., tuple[Array, ...]] | None:
+def ddlerp_kernel(
+    shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]
+) -> Callable[..., tuple[Array, ...]] | None:
     """`rwkv_kernels.ddlerp.ddlerp` on every device's part of the batch and channels, for tokens
-    [B, T, D] of that dtype; None where no kernel serves.
+    [B, T, D] of that shape and dtype; None where no kernel serves.
     """
     sizes = axis_sizes()
-    A, R, D = up_shape
-    if D % sizes[TENSOR_AXIS] or ddlerp.unservable(dtype, (A, R, D // sizes[TENSOR_AXIS])):
+    (B, T, D), (A, R, _) = shape, up_shape
+    samples, channels = batch_parts(), sizes[TENSOR_AXIS]
+    if B % samples or D % channels:
+        return None
+    if ddlerp.unservable((B // samples, T, D // channels), dtype, (A, R, D // channels)):
         return None
     if set(sizes.values()) == {1}:
         return ddlerp.ddlerp

@@ -19,7 +19,7 @@ def interpolations(
 
     Source: RWKV-6 (arXiv 2404.05892), section 4, "ddlerp".
     """
-    kernel = ddlerp_kernel(x.dtype, up.shape)
+    kernel = ddlerp_kernel(x.shape, x.dtype, up.shape)
     if kernel is not None:
         return kernel(x, xx, z, maa, up)
     A, R, _ = up.shape

@@ -1,8 +1,10 @@
-"""Mosaic's interpreter of GPU kernels, as tests use it, and the races it finds."""
+"""Mosaic's interpreters of GPU and TPU kernels, as tests use them, and the races they find."""
 
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import tpu as pltpu
 
 from rwkv_kernels.gpu.warpgroup import Warpgroup
 
@@ -15,6 +17,22 @@ INTERPRETER = InterpretGPUParams(
 STRICT = InterpretGPUParams(
     detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan"
 )
+
+
+# Of TPU kernels.
+TPU_INTERPRETER = pltpu.InterpretParams(detect_races=True)
+
+
+def watch_tpu(monkeypatch) -> list:
+    """As `watch`, of TPU kernels."""
+    detector, states = interpret_pallas_call.RaceDetectionState, []
+
+    def started(*arguments, **options):
+        states.append(detector(*arguments, **options))
+        return states[-1]
+
+    monkeypatch.setattr(interpret_pallas_call, "RaceDetectionState", started)
+    return states
 
 
 def watch(monkeypatch) -> list:

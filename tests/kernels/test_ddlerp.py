@@ -1,13 +1,27 @@
-"""`ddlerp` in Mosaic's interpreter, against float64, and what it refuses."""
+"""`ddlerp` in Mosaic's interpreters, against float64, and what it refuses."""
+
+import functools
 
 import ddlerp_judge
 import interpreter
 import jax
 import jax.numpy as jnp
 import pytest
-from interpreter import INTERPRETER, STRICT, assert_no_races
+from interpreter import INTERPRETER, STRICT, TPU_INTERPRETER, assert_no_races
 
+from rwkv_kernels import ddlerp_gpu, ddlerp_tpu
 from rwkv_kernels.ddlerp import ddlerp, unservable
+from rwkv_kernels.tpu.ddlerp import block_rows
+
+
+def gpu(interpret=INTERPRETER):
+    function = functools.partial(ddlerp_gpu.ddlerp, interpret=interpret)
+    return ddlerp_judge.value_and_gradients(function)
+
+
+def tpu():
+    function = functools.partial(ddlerp_tpu.ddlerp, interpret=TPU_INTERPRETER)
+    return ddlerp_judge.value_and_gradients(function)
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +41,38 @@ def watched(monkeypatch):
 )
 def test_values_and_gradients(shape, uses, rank, watched):
     given, gradients = ddlerp_judge.inputs(shape, uses, rank)
-    ddlerp_judge.check(given, gradients, ddlerp_judge.value_and_gradients(INTERPRETER))
+    ddlerp_judge.check(given, gradients, gpu())
     assert_no_races(watched, kernels=3)  # forward, by tokens, by channels
+
+
+@pytest.mark.parametrize(
+    ("shape", "uses", "rank"),
+    [
+        ((1, 16, 128), 5, 32),  # one block
+        ((2, 48, 128), 5, 32),  # one a sample
+        ((32, 3, 256), 3, 32),  # turned: T is no multiple of 16
+        ((1, 528, 128), 4, 64),  # three blocks a sample; two registers of z, full
+        ((16, 7, 128), 2, 16),
+        ((16, 2, 128), 3, 128),  # a use a register
+    ],
+    ids=str,
+)
+def test_values_and_gradients_on_a_tpu(shape, uses, rank, monkeypatch):
+    watched = interpreter.watch_tpu(monkeypatch)
+    given, gradients = ddlerp_judge.inputs(shape, uses, rank)
+    ddlerp_judge.check(given, gradients, tpu())
+    assert_no_races(watched, kernels=1)  # backward
+
+
+def test_blocks_divide_the_tokens():
+    tokens = (1, 16, 49, 77, 240, 256, 272, 528, 1024)
+    assert [block_rows(n, 640) for n in tokens] == [0, 16, 0, 0, 240, 256, 16, 176, 256]
+    assert block_rows(1024, channels=2048) == 64  # more would not fit into fast memory
 
 
 def test_nothing_is_read_that_was_not_written():
     given, gradients = ddlerp_judge.inputs((128, 128), 5, 32)
-    ddlerp_judge.check(given, gradients, ddlerp_judge.value_and_gradients(STRICT))
+    ddlerp_judge.check(given, gradients, gpu(STRICT))
 
 
 def test_an_error_would_be_seen():
@@ -45,12 +84,12 @@ def test_an_error_would_be_seen():
 
 
 def test_gradients_have_their_inputs_dtypes():
-    given, gradients = ddlerp_judge.inputs((2, 64), 2, 32)
+    given, gradients = ddlerp_judge.inputs((16, 3, 128), 2, 32)
     given[4] = given[4].astype(jnp.bfloat16)
-    both = ddlerp_judge.value_and_gradients(INTERPRETER)
-    found = jax.eval_shape(both, given, gradients)[2:]
-    assert [x.dtype for x in found] == [x.dtype for x in given]
-    assert [x.shape for x in found] == [x.shape for x in given]
+    for both in (gpu(), tpu()):
+        found = jax.eval_shape(both, given, gradients)[2:]
+        assert [x.dtype for x in found] == [x.dtype for x in given]
+        assert [x.shape for x in found] == [x.shape for x in given]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +99,8 @@ def test_gradients_have_their_inputs_dtypes():
         ({1: (3, 64)}, r"xx must be \(2, 64\) .*, got \(3, 64\)"),
         ({2: (2, 63)}, r"z must be \(2, 64\) .*, got \(2, 63\)"),
         ({3: (3, 64)}, r"maa must be \(2, 64\) .*, got \(3, 64\)"),
-        ({4: (2, 16, 64), 2: (2, 32)}, "2 uses of rank 16, but it takes ranks of multiples of 32"),
         (dict.fromkeys((0, 1, 2), (0, 64)), r"a token at least, got shape \(0, 64\)"),
-        (dict.fromkeys((0, 1, 3), (2, 80)) | {4: (2, 32, 80)}, "D = 80, but it takes"),
+        ({}, "it is a TPU's or a Hopper GPU's kernel, and this is 'cpu'"),
     ],
 )
 def test_what_cannot_be_served_is_refused(change, message):
@@ -72,14 +110,30 @@ def test_what_cannot_be_served_is_refused(change, message):
         ddlerp(*arrays)
 
 
-def test_float32_is_refused():
-    shapes = ((2, 64), (2, 64), (2, 64), (2, 64), (2, 32, 64))
-    with pytest.raises(
-        ValueError, match="it computes in bfloat16, and x, xx and z together are float32"
-    ):
-        ddlerp(*(jnp.zeros(shape) for shape in shapes))
+def test_what_no_kernel_of_a_gpu_serves():
+    def why_not(shape=(2, 9, 640), dtype=jnp.bfloat16, up=(5, 32, 640), kind="NVIDIA H200"):
+        return "; ".join(ddlerp_gpu.unservable(shape, dtype, up, kind))
+
+    assert why_not() == ""
+    assert "x, xx and z together are float32" in why_not(dtype=jnp.dtype("float32"))
+    assert "D = 80, but it takes multiples of 64" in why_not(up=(5, 32, 80))
+    assert "5 uses of rank 16, but it takes ranks of multiples of 32" in why_not(up=(5, 16, 640))
+    assert "Hopper GPU's kernel, and this is 'NVIDIA A100'" in why_not(kind="NVIDIA A100")
 
 
-def test_nothing_is_served_without_a_hopper_gpu():
-    (reason,) = unservable(jnp.bfloat16, (5, 32, 640))
-    assert "it is a Hopper GPU's kernel, and this is" in reason
+def test_what_no_kernel_of_a_tpu_serves():
+    def why_not(shape=(16, 49, 640), dtype=jnp.bfloat16, up=(5, 32, 640)):
+        return "; ".join(ddlerp_tpu.unservable(shape, dtype, up, "TPU v5e"))
+
+    assert why_not() == ""
+    assert why_not(shape=(1, 1024, 640)) == ""
+    assert "x, xx and z together are float32" in why_not(dtype=jnp.dtype("float32"))
+    assert "tokens (24, 49), but it takes [B, T]" in why_not(shape=(24, 49, 640))
+    assert "tokens (512,), but it takes [B, T]" in why_not(shape=(512, 640))
+    assert "D = 320 and 5 uses" in why_not(up=(5, 32, 320))
+    assert "uses of rank 24" in why_not(up=(5, 24, 640))
+
+
+def test_nothing_is_served_on_a_cpu():
+    (reason,) = unservable((16, 49, 640), jnp.bfloat16, (5, 32, 640))
+    assert reason == "it is a TPU's or a Hopper GPU's kernel, and this is 'cpu'"

@@ -7,7 +7,7 @@ import ddlerp_judge
 import pytest
 from hopper.launch import on_machine
 
-from rwkv_kernels import bench_gpu_static
+from rwkv_kernels import bench_gpu_static, ddlerp_gpu
 
 pytestmark = pytest.mark.aot
 
@@ -30,7 +30,8 @@ def test_played(down, lazy):
     """The order of warps, and whether copies and products come early or late."""
     given, gradients = ddlerp_judge.inputs((150, 128), 5, 32)
     with on_machine(down=down, lazy=lazy) as runs:
-        ddlerp_judge.check(given, gradients, ddlerp_judge.value_and_gradients())
+        function = ddlerp_judge.value_and_gradients(ddlerp_gpu.ddlerp)
+        ddlerp_judge.check(given, gradients, function)
     assert len(runs) == 3
     # Two blocks fit on a multiprocessor, and of the forward kernel three.
     by_name = {run.name: 228 * 1024 // (run.shared_memory + 1024) for run in runs}

@@ -28,4 +28,4 @@ def test_values_and_gradients(shape, uses, rank):
 
 
 def test_it_serves_the_model():
-    assert not unservable(jnp.bfloat16, (5, 32, 640))
+    assert not unservable((256, 49, 640), jnp.bfloat16, (5, 32, 640))

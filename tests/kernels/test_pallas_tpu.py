@@ -9,13 +9,13 @@ import functools
 
 import chex
 import float64_loop
+import interpreter
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from float64_loop import REGIMES
-from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-from jax._src.pallas.mosaic.interpret.race_detection_state import RaceDetectionState
+from interpreter import TPU_INTERPRETER, assert_no_races
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from regimes import CASES, NAMES, assert_close, judged_bi, judged_causal, stacked
@@ -27,7 +27,6 @@ from rwkv_kernels.tpu.lanes import Lanes
 from rwkv_kernels.tpu.levels import to_rows
 from rwkv_kernels.tpu.plan import Plan, make_plan
 
-INTERPRETER = pltpu.InterpretParams(detect_races=True)
 # On two cores samples meet on what they share; slow, so only where there are more than a step's.
 TWO_CORES = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
 
@@ -42,20 +41,7 @@ CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 49, 2, 80), (1, 257, 1, 4))
 
 @pytest.fixture(autouse=True)
 def watched(monkeypatch):
-    """Every kernel's races: the interpreter itself remembers those of the last kernel alone."""
-    states = []
-
-    def watch(*arguments, **options):
-        states.append(RaceDetectionState(*arguments, **options))
-        return states[-1]
-
-    monkeypatch.setattr(interpret_pallas_call, "RaceDetectionState", watch)
-    return states
-
-
-def assert_no_races(watched, kernels):
-    assert len(watched) == kernels
-    assert not any(state.races_found for state in watched)
+    return interpreter.watch_tpu(monkeypatch)
 
 
 def test_a_race_would_be_seen(watched):
@@ -98,7 +84,7 @@ def _in_every_regime(function, names, shape):
 
 @pytest.mark.parametrize("shape", BI_CASES)
 def test_both_directions(shape, watched):
-    results = _in_every_regime(_value_and_gradients(INTERPRETER), "rkvwug", shape)
+    results = _in_every_regime(_value_and_gradients(TPU_INTERPRETER), "rkvwug", shape)
     assert_close(results, judged_bi(shape), NAMES[:6], tolerance=3e-6)
     assert_no_races(watched, kernels=len(REGIMES) * (2 if shape[1] <= 256 else 4))
     dw = results[4]
@@ -121,7 +107,7 @@ def test_samples_on_two_cores(watched):
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
 def test_causal_with_states(shape, watched):
     def value_and_gradients(r, k, v, w, u, state, g, dstate):
-        function = functools.partial(pallas_tpu.wkv6, interpret=INTERPRETER)
+        function = functools.partial(pallas_tpu.wkv6, interpret=TPU_INTERPRETER)
         (y, final), pullback = jax.vjp(function, r, k, v, w, u, state)
         return y, final, *pullback((g, dstate))
 
@@ -141,7 +127,7 @@ def test_causal_with_states(shape, watched):
 def test_the_bounds_of_gentle_decays(T, powers, at_once, monkeypatch):
     x = float64_loop.inputs(1, T, 1, 4, "typical")
     x["w"] = np.full_like(x["w"], np.log(powers))
-    function = _value_and_gradients(INTERPRETER)
+    function = _value_and_gradients(TPU_INTERPRETER)
     results = jax.jit(function)(*(x[name] for name in "rkvwug"))
     y, gradients = float64_loop.bi_wkv(*(x[name] for name in "rkvwu"), g=x["g"])
     for got, want in zip(results, (y, *gradients), strict=True):
@@ -152,7 +138,7 @@ def test_the_bounds_of_gentle_decays(T, powers, at_once, monkeypatch):
         return gentle.Factors(nothing, nothing)
 
     monkeypatch.setattr(gentle, "factors", no_factors)
-    y = jax.jit(functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER))(
+    y = jax.jit(functools.partial(pallas_tpu.bi_wkv6, interpret=TPU_INTERPRETER))(
         *(x[name] for name in "rkvwu")
     )
     assert bool(jnp.isnan(y).any()) == at_once
@@ -173,7 +159,7 @@ def test_bfloat16_inputs(regime, bound):
     @jax.jit
     def value_and_gradients(*arguments):
         y, pullback = jax.vjp(
-            functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER), *arguments
+            functools.partial(pallas_tpu.bi_wkv6, interpret=TPU_INTERPRETER), *arguments
         )
         return y, pullback(g)
 
@@ -195,7 +181,7 @@ def test_no_decay_logit_is_too_large():
     @jax.jit
     def value_and_gradients(*arguments):
         y, pullback = jax.vjp(
-            functools.partial(pallas_tpu.bi_wkv6, interpret=INTERPRETER), *arguments
+            functools.partial(pallas_tpu.bi_wkv6, interpret=TPU_INTERPRETER), *arguments
         )
         return y, *pullback(jnp.ones_like(y))
 

@@ -38,7 +38,7 @@ def main() -> None:
     for shape in MESHES:
         devices = np.asarray(jax.devices()[: np.prod(shape)]).reshape(shape)
         with jax.set_mesh(jax.sharding.Mesh(devices, AXES)):
-            kernel = ddlerp_kernel(jnp.float32, (USES, RANK, D))
+            kernel = ddlerp_kernel((8, 3, D), jnp.float32, (USES, RANK, D))
             split = jax.jit(lambda given, kernel=kernel: both(kernel, given))(given)
         pairs = zip(jax.tree.leaves(split), jax.tree.leaves(alone), strict=True)
         errors[str(shape)] = max(float(np.abs(np.subtract(x, y)).max()) for x, y in pairs)

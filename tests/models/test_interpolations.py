@@ -13,7 +13,7 @@ import numpy as np
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
 from rwkv_jax.models.interpolations import interpolations
-from rwkv_kernels import ddlerp
+from rwkv_kernels import ddlerp, ddlerp_gpu
 
 
 def test_the_kernel_and_the_formula_agree(monkeypatch):
@@ -30,7 +30,7 @@ def test_the_kernel_and_the_formula_agree(monkeypatch):
 
     exact = both(jnp.float32)
     zeros = InterpretGPUParams(out_of_bounds_reads="uninitialized", uninitialized_memory="zero")
-    kernel = functools.partial(ddlerp.ddlerp, interpret=zeros)
+    kernel = functools.partial(ddlerp_gpu.ddlerp, interpret=zeros)
     calls = []
     monkeypatch.setattr(ddlerp, "unservable", lambda *_: ())
     monkeypatch.setattr(ddlerp, "ddlerp", lambda *x: calls.append(x) or kernel(*x))

@@ -1,0 +1,70 @@
+"""`ddlerp` for a TPU: forward it is XLA's to compile, backward there is a kernel (`tpu/ddlerp.py`).
+
+XLA makes each interpolation inside the product that takes it, which no kernel could. Of their
+gradients it makes sums and products that read each array three or four times.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, BFloat16, Float
+
+from rwkv_kernels.tpu.ddlerp import Uses, backward, block_rows
+from rwkv_kernels.tpu.lanes import LANES
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def ddlerp(
+    x: BFloat16[Array, "B T D"],
+    xx: BFloat16[Array, "B T D"],
+    z: BFloat16[Array, "B T AR"],
+    maa: Float[Array, "A D"],
+    up: Float[Array, "A R D"],
+    interpret=False,
+) -> tuple[BFloat16[Array, "B T D"], ...]:
+    """See `ddlerp.ddlerp`. `interpret`: the TPU interpreter's parameters."""
+    A, R, _ = up.shape
+    maa, up = maa.astype(x.dtype), up.astype(x.dtype)
+    # One at a time: stacked, they would be laid out in memory.
+    return tuple(x + xx * (maa[a] + z[..., a * R : (a + 1) * R] @ up[a]) for a in range(A))
+
+
+def unservable(
+    shape: tuple[int, ...], dtype, up_shape: tuple[int, ...], device_kind: str
+) -> tuple[str, ...]:
+    """Every reason why these kernels cannot serve a call on a TPU; nothing if they can."""
+    del device_kind  # any TPU
+    A, R, D = up_shape
+    reasons: tuple[str, ...] = ()
+    if dtype != jnp.bfloat16:
+        reasons += (f"it computes in bfloat16, and x, xx and z together are {dtype}",)
+    if D % LANES or LANES % R:
+        reasons += (
+            f"D = {D} and {A} uses of rank {R}, but it takes multiples of {LANES} and ranks that "
+            f"divide {LANES}",
+        )
+    if len(shape) != 3 or not any(block_rows(x, D) for x in shape[:2]):
+        reasons += (f"tokens {shape[:-1]}, but it takes [B, T], one of them a multiple of 16",)
+    return reasons
+
+
+def _forward(x, xx, z, maa, up, interpret):
+    return ddlerp(x, xx, z, maa, up, interpret), (xx, z, maa, up)
+
+
+def _backward(interpret, kept, gradients):
+    xx, z, maa, up = kept
+    A, R, D = up.shape
+    # As XLA keeps [B, T, D] in memory where T is no multiple of a register's rows: [T, B, D].
+    turned = not block_rows(xx.shape[1], D)
+    xx, z, *gradients = (jnp.swapaxes(x, 0, 1) if turned else x for x in (xx, z, *gradients))
+    *of_tokens, of_maa, of_up = backward(
+        Uses(A, R), xx, z, maa.astype(jnp.float32), up, gradients, interpret=interpret
+    )
+    of_up = of_up.reshape(up.shape)  # [A R, D] -> [A, R, D]
+    of_x, of_xx, of_z = (jnp.swapaxes(x, 0, 1) if turned else x for x in of_tokens)
+    return of_x, of_xx, of_z, of_maa.astype(maa.dtype), of_up.astype(up.dtype)
+
+
+ddlerp.defvjp(_forward, _backward)
