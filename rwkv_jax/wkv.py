@@ -1,4 +1,4 @@
-"""The one door to `rwkv_kernels`: what a block may take as its WKV, and for its interpolations.
+"""The one door to `rwkv_kernels`: what a block may take as its WKV, and for what surrounds it.
 
 A WKV here maps (r, k, v, w [B, T, H, N], u [H, N]) to y [B, T, H, N]; `w` is the decay logit.
 Under a mesh (`jax.set_mesh`) each device runs it on its own part of the batch and its own heads:
@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 import rwkv_kernels
 from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes, batch_parts
-from rwkv_kernels import ddlerp, platform, wkv6
+from rwkv_kernels import ddlerp, head_norm, platform, wkv6
 
-__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "ddlerp_kernel", "platform", "wkv6"]
+__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "ddlerp_kernel", "head_norm_kernel", "platform", "wkv6"]
 
 Wkv = Callable[
     [
@@ -91,14 +91,10 @@ def ddlerp_kernel(
     """`rwkv_kernels.ddlerp.ddlerp` on every device's part of the batch and channels, for tokens
     [B, T, D] of that shape and dtype; None where no kernel serves.
     """
-    sizes = axis_sizes()
-    (B, T, D), (A, R, _) = shape, up_shape
-    samples, channels = batch_parts(), sizes[TENSOR_AXIS]
-    if B % samples or D % channels:
+    part, (A, R, _) = _part_of_device(shape), up_shape
+    if part is None or ddlerp.unservable(part, dtype, (A, R, part[-1])):
         return None
-    if ddlerp.unservable((B // samples, T, D // channels), dtype, (A, R, D // channels)):
-        return None
-    if set(sizes.values()) == {1}:
+    if set(axis_sizes().values()) == {1}:
         return ddlerp.ddlerp
     tokens = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS)
     z = PartitionSpec(BATCH_AXES)
@@ -109,3 +105,33 @@ def ddlerp_kernel(
         out_specs=tokens,
         check_vma=False,  # the kernels know nothing of meshes
     )
+
+
+def head_norm_kernel(
+    shape: tuple[int, ...], dtype, heads: int, eps: float
+) -> Callable[[Array, Array, Array], Array] | None:
+    """`rwkv_kernels.head_norm.head_norm` of tokens [B, T, D] of that shape and dtype, a scale and a
+    bias, on every device's part of the batch and heads; None where no kernel serves.
+    """
+    part, parts = _part_of_device(shape), axis_sizes()[TENSOR_AXIS]
+    if part is None or heads % parts or head_norm.unservable(part, dtype, heads // parts):
+        return None
+
+    def norm(x, scale, bias):
+        return head_norm.head_norm(x, scale, bias, heads // parts, eps)
+
+    if set(axis_sizes().values()) == {1}:
+        return norm
+    tokens, weights = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS), PartitionSpec(TENSOR_AXIS)
+    return jax.shard_map(
+        norm,
+        in_specs=(tokens, weights, weights),
+        out_specs=tokens,
+        check_vma=False,  # the kernels know nothing of meshes
+    )
+
+
+def _part_of_device(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """What a device has of tokens [B, T, D]; None if they do not divide."""
+    (B, T, D), samples, channels = shape, batch_parts(), axis_sizes()[TENSOR_AXIS]
+    return None if B % samples or D % channels else (B // samples, T, D // channels)

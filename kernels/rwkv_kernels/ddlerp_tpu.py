@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, BFloat16, Float
 
-from rwkv_kernels.tpu.ddlerp import Uses, backward, block_rows
+from rwkv_kernels.tpu import token_blocks
+from rwkv_kernels.tpu.ddlerp import Uses, backward
 from rwkv_kernels.tpu.lanes import LANES
+from rwkv_kernels.tpu.token_blocks import as_they_lie
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -44,9 +46,7 @@ def unservable(
             f"D = {D} and {A} uses of rank {R}, but it takes multiples of {LANES} and ranks that "
             f"divide {LANES}",
         )
-    if len(shape) != 3 or not any(block_rows(x, D) for x in shape[:2]):
-        reasons += (f"tokens {shape[:-1]}, but it takes [B, T], one of them a multiple of 16",)
-    return reasons
+    return reasons + token_blocks.unservable(shape)
 
 
 def _forward(x, xx, z, maa, up, interpret):
@@ -55,16 +55,14 @@ def _forward(x, xx, z, maa, up, interpret):
 
 def _backward(interpret, kept, gradients):
     xx, z, maa, up = kept
-    A, R, D = up.shape
-    # As XLA keeps [B, T, D] in memory where T is no multiple of a register's rows: [T, B, D].
-    turned = not block_rows(xx.shape[1], D)
-    xx, z, *gradients = (jnp.swapaxes(x, 0, 1) if turned else x for x in (xx, z, *gradients))
+    A, R, _ = up.shape
+    xx_, z_, *gradients = as_they_lie(xx, z, *gradients, like=xx.shape)
     *of_tokens, of_maa, of_up = backward(
-        Uses(A, R), xx, z, maa.astype(jnp.float32), up, gradients, interpret=interpret
+        Uses(A, R), xx_, z_, maa.astype(jnp.float32), up, gradients, interpret=interpret
     )
     of_up = of_up.reshape(up.shape)  # [A R, D] -> [A, R, D]
-    of_x, of_xx, of_z = (jnp.swapaxes(x, 0, 1) if turned else x for x in of_tokens)
-    return of_x, of_xx, of_z, of_maa.astype(maa.dtype), of_up.astype(up.dtype)
+    of_weights = of_maa.astype(maa.dtype), of_up.astype(up.dtype)
+    return *as_they_lie(*of_tokens, like=xx.shape), *of_weights
 
 
 ddlerp.defvjp(_forward, _backward)

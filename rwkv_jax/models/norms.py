@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from rwkv_jax.models.layers import by_itself
-from rwkv_jax.wkv import platform
+from rwkv_jax.wkv import head_norm_kernel, platform
 
 LAYER_NORM_EPS = 1e-5
 
@@ -138,6 +138,9 @@ class HeadNorm(nnx.Module):
         scale, bias = self.scale[...], self.bias[...]
         if platform() == "tpu":
             flat = y.reshape(B, T, H * N)  # [B, T, H, N] -> [B, T, D]
+            kernel = head_norm_kernel(flat.shape, flat.dtype, H, self.eps)
+            if kernel is not None:
+                return kernel(flat, scale, bias)
             return norm(flat, scale, bias, HeadsOfLastAxis(H, N), self.eps)
         scale, bias = (x.reshape(H, N) for x in (scale, bias))  # [D] -> [H, N]
         normed = norm(y, scale, bias, LastAxis(), self.eps)

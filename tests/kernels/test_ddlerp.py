@@ -11,7 +11,7 @@ from interpreter import INTERPRETER, STRICT, TPU_INTERPRETER, assert_no_races
 
 from rwkv_kernels import ddlerp_gpu, ddlerp_tpu
 from rwkv_kernels.ddlerp import ddlerp, unservable
-from rwkv_kernels.tpu.ddlerp import block_rows
+from rwkv_kernels.tpu.token_blocks import block_rows
 
 
 def gpu(interpret=INTERPRETER):

@@ -1,7 +1,4 @@
-"""The gradient of a token's interpolations as a TPU kernel: some tokens, all channels at a time.
-
-Each array crosses memory once: the grid goes over tokens, a block after the other, and what is
-summed over tokens stays in fast memory meanwhile.
+"""The gradient of a token's interpolations as a TPU kernel: each array crosses memory once.
 
 What is unusual: z's channels of one use are never cut out of their register of 128 lanes. The
 matrix unit takes 128 of them anyway, so the rows of `up` that are a use's stand among zeros, and
@@ -14,17 +11,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
+from rwkv_kernels.tpu import token_blocks
 from rwkv_kernels.tpu.lanes import LANES
-
-_ROWS = 16  # of a register of bfloat16
-_MOST_ROWS = 256
-# Of VMEM's 16 MiB, what a kernel has unless it asks for more (and a TPU v4 has no more). A token
-# takes 56 bytes a channel: eight arrays twice, and six in float32 that are worked with.
-_BYTES, _TOKEN_BYTES = 10 * 2**20, 56
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +39,6 @@ class Uses:
         return slice(use * self.rank, (use + 1) * self.rank)
 
 
-def block_rows(tokens: int, channels: int) -> int:
-    """The most tokens that a block may have, of as many as there are; 0 if they cannot be cut."""
-    most = min(_MOST_ROWS, _BYTES // (_TOKEN_BYTES * channels) // _ROWS * _ROWS)
-    sizes = range(most, 0, -_ROWS)
-    return next((rows for rows in sizes if tokens % rows == 0), 0)
-
-
 def backward(
     uses: Uses,
     xx: BFloat16[Array, "P Q D"],
@@ -65,20 +48,15 @@ def backward(
     gradients: Sequence[BFloat16[Array, "P Q D"]],
     *,
     interpret=False,
-) -> tuple[
-    BFloat16[Array, "P Q D"], BFloat16[Array, "P Q D"], BFloat16[Array, "P Q AR"],
-    Float32[Array, "A D"], Float32[Array, "AR D"],
-]:  # fmt: skip
-    """Gradients of x, xx, z, maa and up, from those of the results."""
+) -> list[Array]:
+    """Gradients of x, xx, z, maa and up, from those of the results.
+
+    Those of maa and up, which is [A R, D] here, are float32.
+    """
 
     def kernel(xx, z, *refs):
         gradients, refs = refs[: uses.count], refs[uses.count :]
         maa, up, dx, dxx, dz, dmaa, dup = refs
-
-        @pl.when((pl.program_id(0) == 0) & (pl.program_id(1) == 0))
-        def _():
-            dmaa[...] = jnp.zeros_like(dmaa)
-            dup[...] = jnp.zeros_like(dup)
 
         of_xx = xx[...].astype(jnp.float32)
         of_x = of_neighbour = jnp.zeros_like(of_xx)
@@ -100,30 +78,12 @@ def backward(
         for first, found in of_z.items():
             dz[:, first : first + found.shape[1]] = found.astype(dz.dtype)
 
-    P, Q, D = xx.shape
-    rows = block_rows(Q, D)
-
-    def cut(x) -> pl.BlockSpec:
-        return pl.BlockSpec((None, rows, x.shape[2]), lambda i, j: (i, j, 0))
-
-    def whole(x) -> pl.BlockSpec:
-        return pl.BlockSpec(x.shape, lambda i, j: (0,) * len(x.shape))
-
-    among_zeros = _among_zeros(uses, up)
     of_maa = jax.ShapeDtypeStruct(maa.shape, jnp.float32)
-    of_up = jax.ShapeDtypeStruct((uses.count * uses.rank, D), jnp.float32)
-    like = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (xx, xx, z))
-    return pl.pallas_call(
-        kernel,
-        grid=(P, Q // rows),
-        in_specs=[*map(cut, (xx, z, *gradients)), whole(maa), whole(among_zeros)],
-        out_specs=[cut(xx), cut(xx), cut(z), whole(of_maa), whole(of_up)],
-        out_shape=[*like, of_maa, of_up],
-        # One block after the other, since all add to the gradients of maa and up.
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary")),
-        interpret=interpret,
-        name="ddlerp_backward",
-    )(xx, z, *gradients, maa, among_zeros)
+    of_up = jax.ShapeDtypeStruct((uses.count * uses.rank, up.shape[-1]), jnp.float32)
+    return token_blocks.call(
+        kernel, (xx, z, *gradients), (maa, _among_zeros(uses, up)), (xx, xx, z), (of_maa, of_up),
+        name="ddlerp_backward", interpret=interpret,
+    )  # fmt: skip
 
 
 def _share(uses: Uses, use: int, z, maa, up) -> Float32[Array, "rows D"]:
