@@ -16,20 +16,17 @@ from rwkv_kernels.tpu.lanes import LANES
 from rwkv_kernels.tpu.token_blocks import as_they_lie
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def ddlerp(
     x: BFloat16[Array, "B T D"],
     xx: BFloat16[Array, "B T D"],
     z: BFloat16[Array, "B T AR"],
     maa: Float[Array, "A D"],
     up: Float[Array, "A R D"],
+    *,
     interpret=False,
 ) -> tuple[BFloat16[Array, "B T D"], ...]:
     """See `ddlerp.ddlerp`. `interpret`: the TPU interpreter's parameters."""
-    A, R, _ = up.shape
-    maa, up = maa.astype(x.dtype), up.astype(x.dtype)
-    # One at a time: stacked, they would be laid out in memory.
-    return tuple(x + xx * (maa[a] + z[..., a * R : (a + 1) * R] @ up[a]) for a in range(A))
+    return _ddlerp(interpret, x, xx, z, maa, up)
 
 
 def unservable(
@@ -49,8 +46,16 @@ def unservable(
     return reasons + token_blocks.unservable(shape)
 
 
-def _forward(x, xx, z, maa, up, interpret):
-    return ddlerp(x, xx, z, maa, up, interpret), (xx, z, maa, up)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _ddlerp(interpret, x, xx, z, maa, up):
+    A, R, _ = up.shape
+    maa, up = maa.astype(x.dtype), up.astype(x.dtype)
+    # One at a time: stacked, they would be laid out in memory.
+    return tuple(x + xx * (maa[a] + z[..., a * R : (a + 1) * R] @ up[a]) for a in range(A))
+
+
+def _forward(interpret, x, xx, z, maa, up):
+    return _ddlerp(interpret, x, xx, z, maa, up), (xx, z, maa, up)
 
 
 def _backward(interpret, kept, gradients):
@@ -65,4 +70,4 @@ def _backward(interpret, kept, gradients):
     return *as_they_lie(*of_tokens, like=xx.shape), *of_weights
 
 
-ddlerp.defvjp(_forward, _backward)
+_ddlerp.defvjp(_forward, _backward)

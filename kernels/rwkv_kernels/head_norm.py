@@ -17,13 +17,13 @@ from rwkv_kernels.tpu.lanes import LANES
 from rwkv_kernels.tpu.token_blocks import as_they_lie
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def head_norm(
     x: BFloat16[Array, "B T D"],
     scale: Float[Array, "D"],
     bias: Float[Array, "D"],
     heads: int,
     eps: float,
+    *,
     interpret=False,
 ) -> BFloat16[Array, "B T D"]:
     """Zero mean and unit variance over each head's channels, times scale, plus bias; in float32.
@@ -37,9 +37,7 @@ def head_norm(
 
     Source: group norm (arXiv 1803.08494) with a group a head, as RWKV-6 (arXiv 2404.05892) has it.
     """
-    (x_,) = as_they_lie(x, like=x.shape)
-    y = kernels.forward(heads, eps, x_, _row(scale), _row(bias), interpret=interpret)
-    return as_they_lie(y, like=x.shape)[0]
+    return _head_norm(heads, eps, interpret, x, scale, bias)
 
 
 def unservable(shape: tuple[int, ...], dtype, heads: int) -> tuple[str, ...]:
@@ -62,8 +60,15 @@ def misfits(shape: tuple[int, ...], dtype, heads: int) -> tuple[str, ...]:
     return reasons + token_blocks.unservable(shape)
 
 
-def _forward(x, scale, bias, heads: int, eps: float, interpret):
-    return head_norm(x, scale, bias, heads, eps, interpret), (x, scale, bias)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _head_norm(heads: int, eps: float, interpret, x, scale, bias):
+    (x_,) = as_they_lie(x, like=x.shape)
+    y = kernels.forward(heads, eps, x_, _row(scale), _row(bias), interpret=interpret)
+    return as_they_lie(y, like=x.shape)[0]
+
+
+def _forward(heads: int, eps: float, interpret, x, scale, bias):
+    return _head_norm(heads, eps, interpret, x, scale, bias), (x, scale, bias)
 
 
 def _backward(heads: int, eps: float, interpret, kept, g):
@@ -74,7 +79,7 @@ def _backward(heads: int, eps: float, interpret, kept, g):
     return of_x, of_scale[0].astype(scale.dtype), of_bias[0].astype(bias.dtype)
 
 
-head_norm.defvjp(_forward, _backward)
+_head_norm.defvjp(_forward, _backward)
 
 
 def _row(x: Float[Array, "D"]) -> Float[Array, "1 D"]:

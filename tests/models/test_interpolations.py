@@ -1,11 +1,6 @@
-"""A token's interpolations: by a kernel, or without, and under meshes."""
+"""A token's interpolations: by a kernel, or without."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -39,18 +34,3 @@ def test_the_kernel_and_the_formula_agree(monkeypatch):
     for x, y in zip(rounded, exact, strict=True):
         x, y = (np.asarray(a, np.float64) for a in (x, y))
         assert np.linalg.norm(x - y) < 1e-2 * np.linalg.norm(y)
-
-
-def test_batch_and_channels_are_split_over_a_mesh():
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "interpolations_on_devices.py")],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    errors = json.loads(done.stdout)
-    assert len(errors) == 3
-    assert max(errors.values()) < 1e-5

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.pallas import tpu as pltpu
 
-from rwkv_jax.models import layers
+from rwkv_jax.models import layers, norms
 from rwkv_jax.models.norms import HeadNorm, HeadsOfLastAxis, LastAxis, LayerNorm, norm, standardise
+from rwkv_kernels import head_norm
 
 EPS = 1e-5
 
@@ -70,6 +72,35 @@ def test_heads_without_a_view_by_head(given):
     chex.assert_trees_all_close(y, wanted.reshape(y.shape), rtol=1e-4, atol=1e-5)
     for got, of_input in zip(gradients, of_inputs, strict=True):
         chex.assert_trees_all_close(got, of_input.reshape(got.shape), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("samples", "kernels"), [(16, 1), (2, 0)])
+def test_a_tpu_takes_a_kernel_for_heads_where_one_serves(samples, kernels, monkeypatch):
+    """As a view by head gives; and products with zeros and ones where none serves."""
+    rng = np.random.default_rng(0)
+    y, g = (jnp.asarray(rng.normal(size=(samples, 3, 2, 64)), jnp.bfloat16) for _ in range(2))
+    module = HeadNorm(jnp.asarray(rng.normal(1, 0.2, 128), jnp.float32), EPS)
+    graphdef, state = nnx.split(module)
+
+    def both():
+        found, pullback = jax.vjp(lambda s, y: nnx.merge(graphdef, s)(y), state, y)
+        gradients = pullback(g.reshape(found.shape))  # [B, T, H, N] -> [B, T, D]
+        return [np.asarray(x, np.float64) for x in jax.tree.leaves((found, gradients))]
+
+    by_head, calls = both(), []
+
+    def kernel(*given):
+        calls.append(given)
+        return original(*given, interpret=pltpu.InterpretParams())
+
+    original = head_norm.head_norm
+    monkeypatch.setattr(norms, "platform", lambda: "tpu")
+    monkeypatch.setattr(head_norm, "head_norm", kernel)
+    monkeypatch.setattr(head_norm, "unservable", head_norm.misfits)
+    got = both()
+    assert len(calls) == kernels
+    for x, wanted in zip(got, by_head, strict=True):
+        assert np.linalg.norm(x - wanted) < 4e-3 * np.linalg.norm(wanted)
 
 
 def test_a_large_mean_does_not_cancel():

@@ -82,7 +82,7 @@ def backward(
     of_up = jax.ShapeDtypeStruct((uses.count * uses.rank, up.shape[-1]), jnp.float32)
     return token_blocks.call(
         kernel, (xx, z, *gradients), (maa, _among_zeros(uses, up)), (xx, xx, z), (of_maa, of_up),
-        name="ddlerp_backward", interpret=interpret,
+        flops=3 * 2 * up.size, name="ddlerp_backward", interpret=interpret,
     )  # fmt: skip
 
 

@@ -38,10 +38,11 @@ def forward(
         z, _ = _standardise(heads, eps, x[...], member)
         y[...] = (z * scale[...] + bias[...]).astype(y.dtype)
 
-    inputs = (scale, bias, _member(heads, x.shape[-1]))
+    D = x.shape[-1]
     (y,) = token_blocks.call(
-        kernel, (x,), inputs, (x,), name="head_norm_forward", interpret=interpret
-    )
+        kernel, (x,), (scale, bias, _member(heads, D)), (x,),
+        flops=4 * 2 * heads * D, name="head_norm_forward", interpret=interpret,
+    )  # fmt: skip
     return y
 
 
@@ -68,11 +69,11 @@ def backward(
         dscale[...] += jnp.sum(g * z, axis=0, keepdims=True)
         dbias[...] += jnp.sum(g, axis=0, keepdims=True)
 
-    of_weights = 2 * (jax.ShapeDtypeStruct(scale.shape, jnp.float32),)
-    inputs = (scale, _member(heads, x.shape[-1]))
+    D, of_weights = x.shape[-1], 2 * (jax.ShapeDtypeStruct(scale.shape, jnp.float32),)
     return token_blocks.call(
-        kernel, (x, g), inputs, (x,), of_weights, name="head_norm_backward", interpret=interpret
-    )
+        kernel, (x, g), (scale, _member(heads, D)), (x,), of_weights,
+        flops=8 * 2 * heads * D, name="head_norm_backward", interpret=interpret,
+    )  # fmt: skip
 
 
 def _standardise(

@@ -46,6 +46,7 @@ def call(
     of_tokens: Sequence[Any],
     of_weights: Sequence[Any] = (),
     *,
+    flops: int,
     name: str,
     interpret,
 ) -> list[Array]:
@@ -57,6 +58,7 @@ def call(
       weights: arrays that each block has whole.
       of_tokens, of_weights: results, by their shapes and dtypes. Those like weights are summed up,
         from zeros, in fast memory: one block comes after the other then.
+      flops: of a token, of its products.
       interpret: False, or the TPU interpreter's parameters.
     """
     P, Q, D = tokens[0].shape
@@ -77,6 +79,8 @@ def call(
         kernel(*refs)
 
     results = (*of_tokens, *of_weights)
+    sizes = (x.size * x.dtype.itemsize for x in (*tokens, *weights, *results))
+    cost = pl.CostEstimate(flops=flops * P * Q, bytes_accessed=sum(sizes), transcendentals=0)
     return pl.pallas_call(
         from_zeros,
         grid=(P, Q // rows),
@@ -86,6 +90,7 @@ def call(
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=2 * ("arbitrary" if of_weights else "parallel",)
         ),
+        cost_estimate=cost,
         interpret=interpret,
         name=name,
     )(*tokens, *weights)

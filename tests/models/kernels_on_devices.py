@@ -1,0 +1,77 @@
+"""Run on eight forced host devices: what surrounds the WKV under meshes, as one line of JSON.
+
+Interpreters of kernels know one device, so each part is computed by their formula: what is seen
+here is how arrays and gradients are split and put together.
+"""
+
+import functools
+import json
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rwkv_jax.mesh import AXES
+from rwkv_jax.wkv import ddlerp_kernel, head_norm_kernel
+from rwkv_kernels import ddlerp, head_norm
+
+MESHES = ((8, 1, 1), (2, 2, 2), (1, 1, 4))  # data, fsdp, tensor
+USES, RANK, D = 2, 4, 16
+HEADS, EPS = 4, 1e-5
+
+
+def formula(x, xx, z, maa, up):
+    parts = np.split(np.arange(USES * RANK), USES)
+    return tuple(x + xx * (maa[a] + z[..., of_a] @ up[a]) for a, of_a in enumerate(parts))
+
+
+def norm(x, scale, bias, heads, eps):
+    by_head = x.reshape(*x.shape[:-1], heads, -1)  # [B, T, D] -> [B, T, H, N]
+    centred = by_head - by_head.mean(-1, keepdims=True)
+    z = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+    return z.reshape(x.shape) * scale + bias
+
+
+def both(function, given):
+    found, pullback = jax.vjp(function, *given)
+    return found, pullback(jax.tree.map(jnp.cos, found))
+
+
+def errors(function, shapes, kernel) -> dict[str, float]:
+    """Of each mesh; kernel: gives what the model takes under the mesh that is set."""
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    given = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    alone = jax.jit(lambda given: both(function, given))(given)
+    found = {}
+    for shape in MESHES:
+        devices = np.asarray(jax.devices()[: np.prod(shape)]).reshape(shape)
+        with jax.set_mesh(jax.sharding.Mesh(devices, AXES)):
+            here = kernel()
+            split = jax.jit(lambda given, here=here: both(here, given))(given)
+        pairs = zip(jax.tree.leaves(split), jax.tree.leaves(alone), strict=True)
+        found[str(shape)] = max(float(np.abs(np.subtract(x, y)).max()) for x, y in pairs)
+    return found
+
+
+def main() -> None:
+    token, of_z = (8, 3, D), (8, 3, USES * RANK)
+    shapes = (token, token, of_z, (USES, D), (USES, RANK, D))
+    interpolations = errors(
+        formula, shapes, lambda: ddlerp_kernel(token, jnp.float32, (USES, RANK, D))
+    )
+    norms = errors(
+        functools.partial(norm, heads=HEADS, eps=EPS), (token, (D,), (D,)),
+        lambda: head_norm_kernel(token, jnp.float32, HEADS, EPS),
+    )  # fmt: skip
+    print(json.dumps({"interpolations": interpolations, "norms": norms}))
+
+
+if __name__ == "__main__":
+    with (
+        mock.patch.object(ddlerp, "unservable", return_value=()),
+        mock.patch.object(ddlerp, "ddlerp", formula),
+        mock.patch.object(head_norm, "unservable", return_value=()),
+        mock.patch.object(head_norm, "head_norm", norm),
+    ):
+        main()
