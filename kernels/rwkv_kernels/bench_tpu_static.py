@@ -27,8 +27,9 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rwkv_kernels.bench import save
-from rwkv_kernels.tpu import gentle, topology
+from rwkv_kernels.tpu import ddlerp, gentle, head_norm, topology
 from rwkv_kernels.tpu.backward import backward
+from rwkv_kernels.tpu.ddlerp import Uses
 from rwkv_kernels.tpu.forward import forward
 from rwkv_kernels.tpu.plan import Plan, make_plan
 
@@ -36,6 +37,9 @@ SHAPES = ((49, 8, 80), (77, 10, 64), (196, 8, 80), (1024, 8, 80))  # T, H, N
 DECAYS = ("gentle", "any")
 UNITS = ("MXU", "XLU", "VALU", "VLOAD", "VSTORE")
 BATCH = 8
+KERNELS = ("forward", "backward")
+BESIDE = ("head_norm_forward", "head_norm_backward", "ddlerp_backward")  # the WKV
+ROWS, D, HEADS = 256, 640, 8
 
 
 def compile_kernel(kernel: str, plan: Plan, chip: str, decays: str) -> None:
@@ -64,20 +68,46 @@ def compile_kernel(kernel: str, plan: Plan, chip: str, decays: str) -> None:
         jax.jit(run).lower(token, token, token, w, u, token, state, state).compile()
 
 
+def compile_beside(kernel: str, chip: str) -> None:
+    """As `compile_kernel`, of a kernel that surrounds the WKV, with a block of tokens."""
+    sharding = NamedSharding(topology.mesh(chip, devices=1), PartitionSpec())
+
+    def array(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    token, row = array(1, ROWS, D, dtype=jnp.bfloat16), array(1, D)
+    uses = Uses(5, 32)
+    z = array(1, ROWS, uses.count * uses.rank, dtype=jnp.bfloat16)
+    function, inputs = {
+        "head_norm_forward": (lambda *x: head_norm.forward(HEADS, 1e-5, *x), (token, row, row)),
+        "head_norm_backward": (lambda *x: head_norm.backward(HEADS, 1e-5, *x), (token, row, token)),
+        "ddlerp_backward": (
+            lambda xx, z, maa, up, *g: ddlerp.backward(uses, xx, z, maa, up, g),
+            (token, z, array(uses.count, D), array(uses.count, uses.rank, D), *[token] * 5),
+        ),
+    }[kernel]
+    jax.jit(function).lower(*inputs).compile()
+
+
 def count(kernel: str, plan: Plan, chip: str, decays: str) -> tuple[int, dict[str, float]]:
     """Bundles of the whole program, and each unit's share of the slots that they have for it."""
+    shape = f"{plan.tokens},{plan.lanes.heads},{plan.lanes.head_size}"
+    how = ["--shape", shape, "--samples", str(plan.samples), "--decays", decays]
+    return _counted(kernel, chip, f"wkv6_{kernel}", *how)
+
+
+def _counted(kernel: str, chip: str, name: str, *how: str) -> tuple[int, dict[str, float]]:
+    """As `count`; name: the kernel's in libtpu's files."""
     with tempfile.TemporaryDirectory() as folder:
         options = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         call = [sys.executable, "-m", "rwkv_kernels.bench_tpu_static", "--compile", kernel]
-        shape = f"{plan.tokens},{plan.lanes.heads},{plan.lanes.head_size}"
-        call += ["--chip", chip, "--shape", shape, "--samples", str(plan.samples)]
-        call += ["--decays", decays]
+        call += ["--chip", chip, *how]
         environment = os.environ | {"LIBTPU_INIT_ARGS": options, "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"{kernel} at T = {plan.tokens} for {chip}: {done.stderr[-2000:]}")
-        bundles = _dumped(folder, f"*wkv6_{kernel}*[0-9]-final_bundles.txt")
-        slots = _dumped(folder, f"*wkv6_{kernel}*-final_hlo-static-per-bundle-utilization.txt")
+            raise RuntimeError(f"{kernel} {' '.join(how)} for {chip}: {done.stderr[-2000:]}")
+        bundles = _dumped(folder, f"*{name}*[0-9]-final_bundles.txt")
+        slots = _dumped(folder, f"*{name}*-final_hlo-static-per-bundle-utilization.txt")
         lines = re.findall(r"^ *0x[0-9a-f]+", bundles.read_text(), re.MULTILINE)
         return len(lines), _shares(slots.read_text())
 
@@ -124,16 +154,25 @@ def row(kernel: str, chip: str, T: int, H: int, N: int, decays: str) -> str:
     return f"| {' | '.join(cells)} | {' | '.join(f'{shares[unit]:.0%}' for unit in UNITS)} |"
 
 
+def row_beside(kernel: str, chip: str) -> str:
+    bundles, shares = _counted(kernel, chip, kernel)
+    cells = (chip, kernel, f"{bundles:,}", *(f"{shares[unit]:.0%}" for unit in UNITS))
+    return f"| {' | '.join(cells)} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chip", action="append", help="a topology (default: v5e:2x2, v6e:2x2)")
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
-    parser.add_argument("--compile", choices=("forward", "backward"), help=argparse.SUPPRESS)
+    parser.add_argument("--compile", choices=(*KERNELS, *BESIDE), help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     parser.add_argument("--samples", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--decays", choices=DECAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     chips = options.chip or ["v5e:2x2", "v6e:2x2"]
+    if options.compile in BESIDE:
+        compile_beside(options.compile, chips[0])
+        return
     if options.compile:
         T, H, N = (int(x) for x in options.shape.split(","))
         plan = plan_for(chips[0], T, H, N)
@@ -152,10 +191,18 @@ def main() -> None:
         (kernel, chip, *shape, decays)
         for chip in chips
         for shape in SHAPES
-        for kernel in ("forward", "backward")
+        for kernel in KERNELS
         for decays in DECAYS
     ]
     lines += [row(*job) for job in tqdm.tqdm(jobs, unit="kernel")]
+    lines += [
+        "\n## What surrounds the WKV\n",
+        f"A block of {ROWS} tokens of {D} channels, {HEADS} heads or five uses of rank 32.\n",
+        f"| chip | kernel | bundles | {' | '.join(UNITS)} |",
+        "|---" * (3 + len(UNITS)) + "|",
+    ]
+    beside = [(kernel, chip) for chip in chips for kernel in BESIDE]
+    lines += [row_beside(*job) for job in tqdm.tqdm(beside, unit="kernel")]
     print("\n".join(lines))
     if options.out:
         save(options.out, lines)
