@@ -8,28 +8,31 @@ import argparse
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import tqdm
 
 from hopper.launch import on_machine
 from rwkv_kernels.bench import arguments, save
+from rwkv_kernels.bench_gpu_static import Case
 from rwkv_kernels.gpu.plan import TILE
-from rwkv_kernels.gpu.tiling import default
 from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6
 from rwkv_kernels.shapes import WkvShape
 
 SHAPES = ((1024, 49, 8, 80), (1024, 77, 10, 64), (1024, 196, 8, 80), (16, 1024, 8, 80))
+CASES = (
+    *(Case(shape) for shape in SHAPES),
+    Case(SHAPES[-1], causal=True),
+    *(Case(shape, dtype="float32") for shape in SHAPES[:3]),
+)
 
 
-def count(shape: tuple[int, int, int, int], *, causal: bool) -> list[str]:
+def count(case: Case) -> list[str]:
     """Rows of the table, a kernel each. One head is played, as if it were one of the shape's."""
-    B, T, H, N = shape
-    r, k, v, w, u, g = arguments(WkvShape("", 1, T, 1, N), jnp.bfloat16)
-    tiles = -(-T // TILE)
-    tiling = default(B * H, tiles)
+    _, T, _, N = case.shape
+    r, k, v, w, u, g = arguments(WkvShape("", 1, T, 1, N), case.dtype)
+    tiles, tiling = -(-T // TILE), case.tiling
 
     def function(*inputs: jax.Array) -> jax.Array:
-        if causal:
+        if case.causal:
             return wkv6(*inputs, None, tiling=tiling)[0]
         return bi_wkv6(*inputs, tiling=tiling)
 
@@ -51,9 +54,9 @@ def count(shape: tuple[int, int, int, int], *, causal: bool) -> list[str]:
         # A warp has a quarter of a tile's rows.
         *each, turns, least = [f"{number / (4 * tiles):,.0f}" for number in numbers]
         when = "forward" if i < forward else "backward"
-        cells = (f"{list(shape)}{', causal' if causal else ''}", f"{run.name}, {when}", *each)
+        cells = (case, f"{run.name}, {when}", *each)
         cells += (f"{turns} / {least}",)
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(f"| {' | '.join(map(str, cells))} |")
     return rows
 
 
@@ -71,9 +74,8 @@ def main() -> None:
         "| barriers | turns / least |",
         "|---" * 10 + "|",
     ]
-    jobs = [(shape, False) for shape in SHAPES] + [(SHAPES[-1], True)]
-    for shape, causal in tqdm.tqdm(jobs, unit="shape"):
-        lines += count(shape, causal=causal)
+    for case in tqdm.tqdm(CASES, unit="call"):
+        lines += count(case)
     print("\n".join(lines))
     if options.out:
         save(options.out, lines)
