@@ -17,7 +17,9 @@ The way through `gpu/`: plan (how a call is cut) -> sweep, forward, backward (th
 back from others) -> masks, beside (who meets whom) -> choose, warp, warpgroup (what all is written
 in).
 
-Operands of products are bfloat16, sums float32. docs/kernels.md has what was measured, and on what.
+Operands of products are bfloat16, sums float32. Float32 tokens take kernels of their own
+(`gpu/float32/`), in which an operand is two words of bfloat16 (`gpu/words.py`). docs/kernels.md has
+what was measured, and on what.
 """
 
 import functools
