@@ -49,9 +49,9 @@ class LastAxis:
 class HeadsOfLastAxis:
     """Each head's channels of the last axis, without a view by head.
 
-    What a TPU takes where no kernel serves. Sums over a head are products with a matrix of zeros and ones. On a TPU [B, T, H, N] is another
-    layout than [B, T, D], and a norm over N made XLA copy the activations to it and back; on a CPU
-    the products take twice as long as the view.
+    What a TPU takes where no kernel serves. Sums over a head are products with a matrix of zeros
+    and ones. On a TPU [B, T, H, N] is another layout than [B, T, D], and for a norm over N XLA
+    copied the activations to it and back; on a CPU the products take twice as long as the view.
     """
 
     heads: int
