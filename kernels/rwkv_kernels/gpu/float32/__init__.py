@@ -3,5 +3,6 @@
 Every tile takes the levels, and meets others through states alone. They are for what must be exact,
 and leave speed to bfloat16.
 
-The way: levels (tokens among themselves) -> forward, backward (the kernels).
+The way: forward, backward (the kernels) -> levels (tokens among themselves), flows (what comes from
+others) -> rooms (what lies in shared memory).
 """

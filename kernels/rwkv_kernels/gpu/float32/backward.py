@@ -6,45 +6,29 @@ is written where r and k were once they are no longer wanted.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, BFloat16, Float, Float16, Float32, Int
+from jaxtyping import Array, BFloat16, Float, Float32, Int
 
-from rwkv_kernels.gpu import beside, masks, tile, tokens, warp, words
+from rwkv_kernels.gpu import masks, tile, tokens, warp, words
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.float32 import levels
-from rwkv_kernels.gpu.flows import ASKED, SAID, Way, each
+from rwkv_kernels.gpu.float32.flows import Part, add_of_log, of_values, through_flow
+from rwkv_kernels.gpu.float32.rooms import MET, OF_V, Rooms, Work
+from rwkv_kernels.gpu.flows import SAID, each
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.sums import Sums
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup
 from rwkv_kernels.gpu.words import Words
 
-Part = tuple[int, int]  # first channel, and how many
 States = Sequence[BFloat16[Array, "flows B H borders N N"]]
 
 # For `Block.own`: parts of the kernel; of those that are by halves, the first.
-_VALUES, _LEVELS, _FLOWS, _BONUS, _LAST = 200, 300, 500, 600, 700
-_MET, _OF_V, _STATE, _HALVES = range(4)  # what lies in turn in `Rooms.work`
-
-
-class Rooms(NamedTuple):
-    """Shared memory of a tile. What lies in braces lies there in turn."""
-
-    r: tokens.Parts  # and what of its gradient is found
-    k: tokens.Parts
-    v: tuple  # {as they came, words}
-    g: tuple
-    w: tuple  # {as they came and what is found, words of log d}
-    A: tuple  # {words [64, 64], the gradient of log d of the first half of the channels}
-    dA: tuple  # noqa: N815, as the formulas have it
-    D: tuple  # {words of a level's dA, words of the gradient of log c: half of the channels}
-    work: tuple  # {(r c, k c), gradients of v, a state, of two states the columns of each half}
-    row: tuple  # the gradient of u, float32 [N]
+_VALUES, _LEVELS, _BONUS, _LAST = 210, 300, 600, 700
 
 
 def backward(
@@ -101,37 +85,12 @@ def backward(
     )  # fmt: skip
 
 
-class _Work(NamedTuple):
-    """What all steps of the kernel have at hand."""
-
-    wg: Warpgroup
-    block: Block
-    rooms: Rooms
-    meetings: Array
-    said: tuple
-    asked: tuple
-
-    def at(self, anew: int | Array) -> Rooms:
-        """The block's own rooms, in a part of the kernel."""
-        return Rooms(*self.block.own(tuple(self.rooms), anew=anew))
-
-    def tile(self, anew: int | Array) -> levels.Tile:
-        rooms = self.at(anew)
-        return levels.Tile(rooms.r, rooms.k, words.operands(rooms.w[1]))
-
-    def own(self, anew: int | Array) -> Float16[Array, "64 16"]:
-        return self.wg.load_raw(self.block.only(self.meetings, anew=anew))
-
-    def met(self, anew: int | Array) -> Float16[Array, "64 64"]:
-        return beside.meetings(self.wg, self.own(anew))
-
-
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g, flows, meetings,
     high_said, low_said, high_asked, low_asked, dr, dk, dv, dw, du, rooms,
 ) -> None:  # fmt: skip
     of_ways = (high_said, low_said), (high_asked, low_asked)
-    work = _Work(wg, block, Rooms(*map(tuple, rooms)), meetings, *of_ways)
+    work = Work(wg, block, Rooms(*map(tuple, rooms)), meetings, *of_ways)
     at, i = work.at(0), block.part
     sources = ((r, at.r), (k, at.k), (v, at.v[0]), (g, at.g[0]), (w, at.w[0]))
     block.start([copy for x, to in sources for copy in block.tokens(x, i, to)])
@@ -150,7 +109,7 @@ def _kernel(
     _find_values(work, flows, dv)
     for n, part in enumerate(wg.halves):
         sums = _through_levels(work, part, n)
-        sums = each(flows, functools.partial(_through_flow, work, part, n), sums)
+        sums = each(flows, functools.partial(through_flow, work, part, n), sums)
         sums = _with_bonus(work, part, of_itself, u.at[block.head], sums, _BONUS + n)
         rooms = work.at(_LAST + n)
         tokens.write(wg, rooms.r, sums.r, part[0])
@@ -174,12 +133,12 @@ def _kernel(
     block.wait_for_writes()
 
 
-def _find_scores(work: _Work, u) -> None:
+def _find_scores(work: Work, u) -> None:
     """Leaves A in its room."""
     wg = work.wg
 
     def load(anew: int | Array) -> tuple[levels.Tile, Words]:
-        _, keys = work.at(anew).work[_MET]
+        _, keys = work.at(anew).work[MET]
         return work.tile(anew), words.operands(keys)
 
     at = work.at(0)
@@ -190,52 +149,23 @@ def _find_scores(work: _Work, u) -> None:
     wg.store()
 
 
-def _find_values(work: _Work, flows, dv) -> None:
+def _find_values(work: Work, flows, dv) -> None:
     """dv = A^T g, and what comes against flows."""
     wg, block = work.wg, work.block
     at = work.at(_VALUES)
     A, g = words.operands(at.A[0]), words.operands(at.g[1])
     of_parts = (words.pairs(words.turned(A), words.columns(g, *part)) for part in wg.halves)
     found = wg.sums_of_products(*of_parts)
-
-    def add(flow: Array, found: list[Array]) -> list[Array]:
-        anew = _VALUES + 1 + flow
-        wg.wait_for_readers()  # of what was there before
-        room = work.at(anew).work[_STATE]
-        _start(work, ASKED, flow, room)
-        keys = _decayed(work, ASKED, flow, anew)
-        _wait(block, ASKED)
-        of_parts = []
-        for first, count in wg.halves:
-            state = words.operands([x.at[pl.ds(first, count)] for x in room])
-            of_parts.append(words.pairs(keys, words.turned(state)))
-        return wg.add_products(found, *of_parts)
-
-    def of_flow(flow: Array, found: list[Array]) -> list[Array]:
-        return block.if_it_comes(flow, functools.partial(add, flow), found, against=True)
-
-    found = each(flows, of_flow, found)
+    found = each(flows, functools.partial(of_values, work), found)
     wg.wait_for_readers()
-    to = work.at(_VALUES + 9).work[_OF_V]
+    to = work.at(_VALUES + 9).work[OF_V]
     for (first, _), x in zip(wg.halves, found, strict=True):
         tokens.write(wg, to, x, first)
     block.write(block.part, (to, dv))
     block.wait_for_writes()
 
 
-def _decayed(work: _Work, way: Way, flow: Array, anew: Array) -> tuple[Array, ...]:
-    """r or k as it meets a state, in words."""
-    wg, of = work.wg, work.tile(anew)
-    mask = beside.to_edge(wg, work.own(anew), way.left(flow))
-    halves = []
-    for part in wg.halves:
-        x = tokens.between(wg, getattr(of, way.name), *part)
-        x = x * levels.decays(wg, mask, of.log_d, *part)
-        halves.append(words.split(wg, x, BFLOAT16))
-    return tuple(warp.joined(wg, x) for x in zip(*halves, strict=True))
-
-
-def _through_levels(work: _Work, part: Part, n: int) -> Sums:
+def _through_levels(work: Work, part: Part, n: int) -> Sums:
     """What a tile's tokens say to one another, of some channels."""
     wg = work.wg
     zeros = wg.zeros(part[1])
@@ -243,7 +173,7 @@ def _through_levels(work: _Work, part: Part, n: int) -> Sums:
     def level(bit: Int[Array, ""], sums: Sums) -> Sums:
         anew = _LEVELS + 8 * n + bit
         rooms, of = work.at(anew), work.tile(anew)
-        X, Y = (words.columns(words.operands(x), *part) for x in rooms.work[_MET])
+        X, Y = (words.columns(words.operands(x), *part) for x in rooms.work[MET])
         dA, D = words.operands(rooms.dA), words.operands(rooms.D[0])
         r, k = (tokens.between(wg, x, *part) for x in (of.r, of.k))
         c = levels.decays(wg, masks.decays_to_midpoint(wg, work.met(anew), bit), of.log_d, *part)
@@ -259,90 +189,13 @@ def _through_levels(work: _Work, part: Part, n: int) -> Sums:
         r, k = (tokens.between(wg, x, *part) for x in (of.r, of.k))
         sums = sums._replace(r=sums.r + of_r, k=sums.k + of_k)
         mask = masks.decays_to_midpoint(wg, work.met(anew + 2 * TILE), bit, transposed=True)
-        return _add_of_log(work, sums, mask, of_r * r + of_k * k, anew)
+        return add_of_log(work, sums, mask, of_r * r + of_k * k, anew)
 
     return lax.fori_loop(0, work.block.levels, level, Sums(zeros, zeros, zeros))
 
 
-def _add_of_log(
-    work: _Work, sums: Sums, mask: Float16[Array, "64 64"], of_log: Float[Array, "64 n"],
-    anew: int | Array,
-) -> Sums:  # fmt: skip
-    """of_log: gradients of log c; mask: which log decays (row) are in which token's."""
-    wg = work.wg
-    room = words.columns(words.operands(work.at(anew).D[1]), 0, of_log.shape[1])
-    wg.wait_for_readers()
-    words.write(wg, room, of_log)
-    wg.store()
-    (total,) = wg.add_products([sums.log_d], words.pairs([masks.of_bfloat16(mask)], room))
-    return sums._replace(log_d=total)
-
-
-def _through_flow(work: _Work, part: Part, n: int, flow: Array, sums: Sums) -> Sums:
-    """What comes past a tile's borders through states that flow one way, and passes the tile."""
-    wg, block = work.wg, work.block
-    anew = _FLOWS + 20 * (2 * n + flow)
-
-    def state(way: Way, anew: Array) -> Words:
-        return words.operands(work.at(anew).work[_HALVES + n][way.number])
-
-    def through(way: Way, sums: Sums) -> Sums:
-        here = anew + 1 + way.number
-        at, of = work.at(here), work.tile(here)
-        by = words.operands(getattr(at, way.by)[1])
-        mask = beside.to_edge(wg, work.own(here), way.left(flow))
-        (over,) = wg.sums_of_products(words.pairs(by, state(way, here)))
-        over = over * levels.decays(wg, mask, of.log_d, *part)
-        sums = sums._replace(**{way.name: getattr(sums, way.name) + over})
-        over = over * tokens.between(wg, getattr(of, way.name), *part)
-        mask = beside.to_edge(wg, work.own(here + 4), way.left(flow), transposed=True)
-        return _add_of_log(work, sums, mask, over, here)
-
-    def passes(sums: Sums) -> Sums:
-        """All of a tile's decays act on a state that passes."""
-        here, seen = anew + 3, 0
-        total = wg.zeros(part[1])
-        for first in wg.plan.state_blocks:
-            of_rows = []
-            for way in (SAID, ASKED):
-                refs = [x.ref.at[pl.ds(first, TILE)] for x in state(way, here)]
-                of_rows.append(words.load(wg, words.operands(refs)))
-            new = of_rows[0] * of_rows[1]
-            if seen > first:  # rows that the block before had, too
-                new = jnp.where(wg.index(part[1], 0) >= seen - first, new, 0.0)
-            total, seen = total + new, first + TILE
-        total = total * levels.decays(wg, masks.ones(wg), work.tile(here).log_d, *part)
-        return _add_of_log(work, sums, masks.ones(wg), total, here)
-
-    wg.wait_for_readers()  # of what states take the place of
-    for way, room in zip((SAID, ASKED), work.at(anew).work[_HALVES + n], strict=True):
-        pl.when(block.comes(flow, against=way.against))(
-            functools.partial(_start, work, way, flow, room, part)
-        )
-    for way in (SAID, ASKED):
-        pl.when(block.comes(flow, against=way.against))(functools.partial(_wait, block, way))
-        sums = block.if_it_comes(flow, functools.partial(through, way), sums, against=way.against)
-    add: Callable[[Sums], Sums] = functools.partial(block.if_it_comes, flow, passes)
-    return block.if_it_comes(flow, add, sums, against=True)
-
-
-def _start(work: _Work, way: Way, flow: Array, room: Sequence, part: Part | None = None) -> None:
-    """Begins to copy a state, or half of its columns, in words."""
-    block = work.block
-    border = block.part + 1 - way.left(flow)
-    copies = []
-    for array, to in zip(work.said if way is SAID else work.asked, room, strict=True):
-        source = block.state(array, flow, border)
-        copies.append((source if part is None else source.at[:, pl.ds(*part)], to))
-    block.start_state(copies, way.number)
-
-
-def _wait(block: Block, way: Way) -> None:
-    block.wait_for_state(way.number)
-
-
 def _with_bonus(
-    work: _Work, part: Part, of_itself: Float[Array, "64"], u, sums: Sums, anew: int
+    work: Work, part: Part, of_itself: Float[Array, "64"], u, sums: Sums, anew: int
 ) -> Sums:
     """sums with what comes through r_t . u . k_t; leaves the gradient of u."""
     wg, at = work.wg, work.at(anew)
