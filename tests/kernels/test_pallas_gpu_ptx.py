@@ -131,17 +131,22 @@ def test_causal_with_states(T):
         check_causal((1, T, 1, 64), regime, down=down, lazy=lazy)
 
 
-@pytest.mark.parametrize("T", marked((1, 49, 77, 196), (49,)))
-def test_float32(T):
+def test_float32():
+    """Two tiles with states, once; the rest is slow."""
+    check_both_directions((1, 77, 1, 80), "spiky", dtype=jnp.float32, down=True, lazy=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("T", [1, 49, 77, 196])
+def test_float32_in_every_regime(T):
     for regime, (down, lazy) in zip(REGIMES, itertools.cycle(WAYS)):
         check_both_directions((1, T, 1, 80), regime, dtype=jnp.float32, down=down, lazy=lazy)
 
 
-@pytest.mark.parametrize("T", marked((1, 77, 257), (77,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("T", [1, 77, 257])
 def test_float32_causal_with_states(T):
-    """In two ways in CI: the others are as those above."""
-    regimes = ("spiky", "typical") if T == 77 else REGIMES
-    for regime, (down, lazy) in zip(regimes, itertools.cycle(WAYS)):
+    for regime, (down, lazy) in zip(REGIMES, itertools.cycle(WAYS)):
         check_causal((1, T, 1, 64), regime, dtype=jnp.float32, down=down, lazy=lazy)
 
 
@@ -166,7 +171,7 @@ def test_several_heads_and_sequences(T):
 
 @pytest.mark.parametrize(("T", "causal"), [(49, False), *slow_cases((196, False), (300, True))])
 @pytest.mark.parametrize("N", [64, 80])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 def test_shared_memory_is_as_planned_and_no_bank_is_asked_thrice(T, N, causal, dtype):
     """What a block takes decides how many share a multiprocessor: a few bytes more may halve it."""
     shape = (1, T, 1, N)
