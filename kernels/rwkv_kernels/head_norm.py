@@ -35,8 +35,24 @@ def head_norm(
       eps: added to the variance.
       interpret: the TPU interpreter's parameters, or False.
 
+    Returns:
+      y like x. Its gradients have the dtypes of what they are of.
+
+    Raises:
+      ValueError: x, or its heads, that the kernels cannot take (see `misfits`); a scale or bias of
+        another shape.
+
     Source: group norm (arXiv 1803.08494) with a group a head, as RWKV-6 (arXiv 2404.05892) has it.
     """
+    for name, array in (("scale", scale), ("bias", bias)):
+        if array.shape != x.shape[-1:]:
+            raise ValueError(
+                f"head_norm: {name} must be {x.shape[-1:]} to go with x {x.shape}, got "
+                f"{array.shape}."
+            )
+    reasons = misfits(x.shape, x.dtype, heads)
+    if reasons:
+        raise ValueError(f"head_norm: no kernel serves x {x.shape}: {'; '.join(reasons)}.")
     return _head_norm(heads, eps, interpret, x, scale, bias)
 
 

@@ -128,8 +128,8 @@ def test_what_no_kernel_of_a_tpu_serves():
     assert why_not() == ""
     assert why_not(shape=(1, 1024, 640)) == ""
     assert "x, xx and z together are float32" in why_not(dtype=jnp.dtype("float32"))
-    assert "tokens (24, 49), but it takes [B, T]" in why_not(shape=(24, 49, 640))
-    assert "tokens (512,), but it takes [B, T]" in why_not(shape=(512, 640))
+    assert "tokens (24, 49) of 640 channels, but it takes [B, T]" in why_not(shape=(24, 49, 640))
+    assert "tokens (512,) of 640 channels, but it takes [B, T]" in why_not(shape=(512, 640))
     assert "D = 320 and 5 uses" in why_not(up=(5, 32, 320))
     assert "uses of rank 24" in why_not(up=(5, 24, 640))
 

@@ -79,5 +79,20 @@ def test_what_the_kernels_cannot_serve():
     assert "D = 320 of 4 heads" in misfits((256, 49, 320), jnp.bfloat16, 4)[0]
     assert "at most 42 heads" in misfits((256, 49, 5504), jnp.bfloat16, 43)[0]
     assert "tokens (24, 49)" in misfits((24, 49, 640), jnp.bfloat16, 8)[0]
+    assert "at most 11702 channels" in misfits((16, 16, 12800), jnp.bfloat16, 8)[0]
     (reason,) = unservable((256, 49, 640), jnp.bfloat16, 8)
     assert reason == "it is a TPU's kernel, and this is 'cpu'"
+
+
+@pytest.mark.parametrize(
+    ("x", "scale", "bias", "message"),
+    [
+        ((16, 3, 128), 64, 128, r"scale must be \(128,\) to go with x \(16, 3, 128\), got \(64,\)"),
+        ((16, 3, 128), 128, 1, r"bias must be \(128,\) .*, got \(1,\)"),
+        ((15, 3, 128), 128, 128, r"no kernel serves x \(15, 3, 128\): tokens \(15, 3\)"),
+    ],
+)
+def test_bad_input_is_refused(x, scale, bias, message):
+    x, scale, bias = jnp.zeros(x, jnp.bfloat16), jnp.zeros(scale), jnp.zeros(bias)
+    with pytest.raises(ValueError, match=message):
+        head_norm(x, scale, bias, 2, EPS)

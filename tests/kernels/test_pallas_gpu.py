@@ -105,7 +105,9 @@ def test_float32_causal_with_states(shape, watched):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
-@pytest.mark.parametrize("shape", [(1, 1, 1, 80), (1, 196, 1, 80), (1, 257, 1, 64)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 80), (1, 77, 1, 96), (1, 196, 1, 80), (1, 257, 1, 64)], ids=str
+)
 def test_float32_of_other_lengths(shape, regime, watched):
     check_both_directions(shape, regime, INTERPRETER, dtype=jnp.float32)
     check_causal(shape, regime, INTERPRETER, dtype=jnp.float32)

@@ -33,7 +33,10 @@ def columns(x: Words, first: int, count: int) -> tuple[Operand, ...]:
 
 
 def split(wg: Warpgroup, x: Float[Array, "64 n"], dtype) -> tuple[Array, Array]:
-    """high and low of a tile in registers, float32."""
+    """high and low of a tile in registers, float32.
+
+    Rounded, where `Warpgroup.split` cuts off: a bit more, for more instructions.
+    """
     high = x.astype(dtype)
     return high, (x - wg.float32(high)).astype(dtype)
 

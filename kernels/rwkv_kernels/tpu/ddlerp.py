@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.tpu import token_blocks
 from rwkv_kernels.tpu.lanes import LANES
+from rwkv_kernels.tpu.token_blocks import dot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,9 @@ def backward(
             of_share, lanes = of_share.astype(jnp.bfloat16), uses.lanes(use)
             width = lanes.stop - lanes.start
             # Rows of other uses are zeros, and so is what comes to their channels.
-            found = _dot(of_share, up[use, :width, :], ((1,), (1,)))
+            found = dot(of_share, up[use, :width, :], ((1,), (1,)))
             of_z[lanes.start] = of_z.get(lanes.start, 0.0) + found
-            found = _dot(z[:, lanes], of_share, ((0,), (0,)))  # of all uses' channels
+            found = dot(z[:, lanes], of_share, ((0,), (0,)))  # of all uses' channels
             dup[uses.of_z(use), :] += found[uses.own(use), :]
         dx[...], dxx[...] = of_x.astype(dx.dtype), of_neighbour.astype(dxx.dtype)
         for first, found in of_z.items():
@@ -89,12 +89,8 @@ def backward(
 def _share(uses: Uses, use: int, z, maa, up) -> Float32[Array, "rows D"]:
     """maa_a + z_a up_a."""
     lanes = uses.lanes(use)
-    product = _dot(z[:, lanes], up[use, : lanes.stop - lanes.start, :], ((1,), (0,)))
+    product = dot(z[:, lanes], up[use, : lanes.stop - lanes.start, :], ((1,), (0,)))
     return maa[use : use + 1, :] + product
-
-
-def _dot(x: Array, y: Array, axes: tuple[tuple[int], tuple[int]]) -> Float32[Array, "_ _"]:
-    return lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=jnp.float32)
 
 
 def _among_zeros(uses: Uses, up: Float[Array, "A R D"]) -> BFloat16[Array, "A 128 D"]:

@@ -2,8 +2,8 @@
 
 Heads do not end where a register's 128 lanes do, so what sums up a head's channels, and gives each
 of them what its head has, are products with zeros and ones. To the matrix unit eight heads are as
-wide as 128; XLA's products for it, of float32 in six passes each, took as long as five products
-with a weight matrix of D x D, and wrote float32 arrays to memory.
+wide as 128: XLA's products for it, of float32 in six passes each, are as many passes as five
+products with a weight matrix of D x D, and their results float32 arrays in memory.
 
 What is unusual: ones are exact in bfloat16, so a product takes as many passes as there are parts of
 eight bits of the other operand. Of a mean over squares or gradients two parts are taken, 17 bits;
@@ -18,6 +18,7 @@ from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.tpu import token_blocks
 from rwkv_kernels.tpu.lanes import LANES
+from rwkv_kernels.tpu.token_blocks import dot
 
 _PARTS = 3  # of a float32
 MOST_HEADS = LANES // _PARTS
@@ -90,10 +91,10 @@ def _mean(heads: int, x: Float[Array, "rows D"], member) -> Float32[Array, "rows
     """Of each head, as often as a number has parts, heads side by side; then zeros."""
     ones, size = member[...], x.shape[1] // heads
     high = x.astype(jnp.bfloat16)
-    total = _dot(high, ones, ((1,), (0,)))
+    total = dot(high, ones, ((1,), (0,)))
     if x.dtype != jnp.bfloat16:
         low = (x - high.astype(jnp.float32)).astype(jnp.bfloat16)
-        total = total + _dot(low, ones, ((1,), (0,)))
+        total = total + dot(low, ones, ((1,), (0,)))
     return total / size
 
 
@@ -105,11 +106,7 @@ def _spread(heads: int, x: Float32[Array, "rows 128"], member) -> Float32[Array,
         high = rest.astype(jnp.bfloat16).astype(jnp.float32)
         side_by_side = jnp.where(lane >= part * heads, high, side_by_side)
         rest = rest - high
-    return _dot(side_by_side.astype(jnp.bfloat16), member[...], ((1,), (1,)))
-
-
-def _dot(x: Array, y: Array, axes: tuple[tuple[int], tuple[int]]) -> Float32[Array, "_ _"]:
-    return lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=jnp.float32)
+    return dot(side_by_side.astype(jnp.bfloat16), member[...], ((1,), (1,)))
 
 
 def _member(heads: int, channels: int) -> BFloat16[Array, "D 128"]:

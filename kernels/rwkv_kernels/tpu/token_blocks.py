@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 ROWS = 16  # of a register of bfloat16
 _MOST_ROWS = 256
@@ -26,11 +27,20 @@ def block_rows(tokens: int, channels: int) -> int:
     return next((rows for rows in range(most, 0, -ROWS) if tokens % rows == 0), 0)
 
 
+def dot(x: Array, y: Array, axes: tuple[tuple[int], tuple[int]]) -> Float32[Array, "_ _"]:
+    """A product that contracts an axis of each, summed in float32."""
+    return lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=jnp.float32)
+
+
 def unservable(shape: tuple[int, ...]) -> tuple[str, ...]:
     """Every reason why tokens [B, T, D] cannot be cut into blocks; nothing if they can."""
     if len(shape) == 3 and any(block_rows(tokens, shape[2]) for tokens in shape[:2]):
         return ()
-    return (f"tokens {shape[:-1]}, but it takes [B, T], one of them a multiple of {ROWS}",)
+    most = _BYTES // (_TOKEN_BYTES * ROWS)
+    return (
+        f"tokens {shape[:-1]} of {shape[-1]} channels, but it takes [B, T], one of them a multiple "
+        f"of {ROWS}, of at most {most} channels",
+    )
 
 
 def as_they_lie(*arrays: Float[Array, "B T _"], like: tuple[int, ...]) -> list[Array]:

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float, Float16
 
-from rwkv_kernels.gpu import beside, masks, tokens, warp, words
+from rwkv_kernels.gpu import beside, masks, tokens, words
 from rwkv_kernels.gpu.float32 import levels
 from rwkv_kernels.gpu.float32.rooms import HALVES, STATE, Work
 from rwkv_kernels.gpu.flows import ASKED, SAID, Way
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.sums import Sums
-from rwkv_kernels.gpu.warpgroup import BFLOAT16
 from rwkv_kernels.gpu.words import Words
 
 Part = tuple[int, int]  # first channel, and how many
@@ -30,7 +29,9 @@ def of_values(work: Work, flow: Array, found: list[Array]) -> list[Array]:
         wg.wait_for_readers()  # of what was there before
         room = work.at(anew).work[STATE]
         _start(work, ASKED, flow, room)
-        keys = _decayed(work, ASKED, flow, anew)
+        of = work.tile(anew)
+        mask = beside.to_edge(wg, work.own(anew), ASKED.left(flow))
+        keys = levels.decayed(wg, of.k, mask, of.log_d)
         block.wait_for_state(ASKED.number)
         of_parts = []
         for first, count in wg.halves:
@@ -39,18 +40,6 @@ def of_values(work: Work, flow: Array, found: list[Array]) -> list[Array]:
         return wg.add_products(found, *of_parts)
 
     return block.if_it_comes(flow, add, found, against=True)
-
-
-def _decayed(work: Work, way: Way, flow: Array, anew: Array) -> tuple[Array, ...]:
-    """r or k as it meets a state, in words."""
-    wg, of = work.wg, work.tile(anew)
-    mask = beside.to_edge(wg, work.own(anew), way.left(flow))
-    halves = []
-    for part in wg.halves:
-        x = tokens.between(wg, getattr(of, way.name), *part)
-        x = x * levels.decays(wg, mask, of.log_d, *part)
-        halves.append(words.split(wg, x, BFLOAT16))
-    return tuple(warp.joined(wg, x) for x in zip(*halves, strict=True))
 
 
 def through_flow(work: Work, part: Part, n: int, flow: Array, sums: Sums) -> Sums:

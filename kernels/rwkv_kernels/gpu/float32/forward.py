@@ -14,7 +14,7 @@ from rwkv_kernels.gpu import beside, masks, tile, tokens, warp, words
 from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.float32 import levels
 from rwkv_kernels.gpu.plan import Plan
-from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup
+from rwkv_kernels.gpu.warpgroup import FLOAT16, Warpgroup
 
 _STATES, _LAST = 101, 110  # for `Block.own`: parts of the kernel
 
@@ -91,13 +91,9 @@ def _kernel(
         block.start_state(list(zip(states, room, strict=True)), flow)
         of, _ = load(_STATES + flow)
         mask = beside.to_edge(wg, wg.load_raw(block.only(meetings, anew=_STATES + flow)), 1 - flow)
-        readers = []
-        for part in wg.halves:
-            c = levels.decays(wg, mask, of.log_d, *part)
-            readers.append(words.split(wg, tokens.between(wg, of.r, *part) * c, BFLOAT16))
-        of_readers = [warp.joined(wg, x) for x in zip(*readers, strict=True)]
+        readers = levels.decayed(wg, of.r, mask, of.log_d)
         block.wait_for_state(flow)
-        (out,) = wg.add_products([out], words.pairs(of_readers, words.turned(words.operands(room))))
+        (out,) = wg.add_products([out], words.pairs(readers, words.turned(words.operands(room))))
         return out
 
     for flow in range(flows):

@@ -39,6 +39,17 @@ def decays(
     return jnp.exp2(log_c)
 
 
+def decayed(
+    wg: Warpgroup, x: tokens.Parts, mask: Float16[Array, "64 64"], log_d: Words
+) -> tuple[Array, ...]:
+    """r or k as they came, times products of the decays that a mask marks; in words."""
+    halves = []
+    for part in wg.halves:
+        product = tokens.between(wg, x, *part) * decays(wg, mask, log_d, *part)
+        halves.append(words.split(wg, product, BFLOAT16))
+    return tuple(warp.joined(wg, word) for word in zip(*halves, strict=True))
+
+
 def scores(
     wg: Warpgroup, levels: int | Array, load: Callable[[int | Array], tuple[Tile, Words]], met: Met,
     with_itself: Float[Array, "64"],
