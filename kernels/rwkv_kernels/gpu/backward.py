@@ -15,8 +15,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels.gpu import beside, gradients, masks, sixteens, tile, tokens, warp
-from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.flows import ASKED, SAID, each, through_flow
+from rwkv_kernels.gpu.call import Block, Grid, kernel_call
+from rwkv_kernels.gpu.flows import ASKED, States, each, start, through_edges
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.rooms import Held, Rooms, Sides
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
@@ -47,19 +47,26 @@ def backward(
     wg = Warpgroup(plan, N, plan.warpgroups("backward"), interpret)
 
     tile_, square = wg.operand(N), wg.operand(TILE)  # as they lie in shared memory
-    # In turn: tokens as they come, and what is held of them; what levels work in, what is worked
-    # with beside levels, and what has been found.
-    came = tuple(wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
+    # In turn: tokens as they come, what is held of them, and what has been found; what levels work
+    # in, and what is worked with beside levels.
+    *came, g_came = (wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
-    held = Held(tile_, tile_, tile_, tile_, logs, square, square)
-    rooms = (tile_, tile_, tile_, square)
-    state = (wg.operand(N, rows=N),) if plan.reads_states("backward") else ()
-    sides = Sides(wg.numbers(N), tile_, 2 * state)
-    found = (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
+    with_states = plan.reads_states("backward")
+    of_asked = (wg.operand(N, several=(2,), rows=N),) if with_states else ()
+    of_said = (wg.operand(N, rows=N),) if with_states else ()
     scratch = {
-        "came_or_held": wg.in_turn(came, tuple(held)),
-        "work": wg.in_turn(rooms, tuple(sides), (*found, *state)),
-        "own_room": square,
+        "held": wg.in_turn(
+            came,
+            (tile_, tile_, tile_, tile_, logs, square),
+            (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype)),
+        ),
+        "work": wg.in_turn(
+            (tile_, tile_, tile_, square),
+            (wg.numbers(N), tile_, *of_asked),
+            (g_came,),
+            (wg.tokens(N, v.dtype), wg.tokens(N, w.dtype)),
+        ),
+        "scores_or_said": wg.in_turn((square, square), of_said),
     }
     inputs = {"r": r, "k": k, "v": v, "w": w, "u": u, "g": g, "said": said, "asked": asked}
     inputs["flows"] = None if said is None else jnp.full(1, said.shape[0], jnp.int32)
@@ -69,21 +76,24 @@ def backward(
         for name, x in zip(("dr", "dk", "dv", "dw"), (r, k, v, w), strict=True)
     }
     outputs["du"] = jax.ShapeDtypeStruct((B, plan.tiles, C), jnp.float32)
+    last_apart = wg.warpgroups == 1  # a last tile of few tokens takes levels
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs, outputs, scratch,
-        grid=(B, u.shape[0], plan.tiles), copies=sum(map(len, came)), name="wkv6_backward",
+        grid=Grid(B, u.shape[0], plan.tiles, last_apart), copies=sum(map(len, (*came, g_came))),
+        state_rooms=3, name="wkv6_backward",
     )  # fmt: skip
 
 
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, bits,
-    said, asked, flows, dr, dk, dv, dw, du, came_or_held, work, own_room,
+    said, asked, flows, dr, dk, dv, dw, du, held, work, scores_or_said,
 ) -> None:  # fmt: skip
-    of_came, of_held = came_or_held
-    of_rooms, of_sides, of_found = work
-    of_held, of_sides = Held(*of_held), Sides(*of_sides)
+    of_came, of_held, of_found = held
+    of_rooms, of_sides, of_g, of_last = work
+    (of_scores, own_room), of_said = scores_or_said
+    of_held, of_sides = Held._make((*of_held, of_scores)), Sides(*of_sides, *of_said)
     of_rooms = Rooms._make((*of_rooms, own_room))
-    w_, r_, k_, v_, g_ = block.own(of_came)
+    w_, r_, k_, v_, g_ = block.own((*of_came, *of_g))
     held, sides = block.own(of_held), block.own(of_sides)
     i = block.part
 
@@ -93,7 +103,7 @@ def _kernel(
     came = [tokens.load(wg, x) for x in (r_, k_, v_, g_)]
     log2_d = tile.log2_decay(wg, w_, block.tokens_in(i))
     block.wait_for_all()
-    rooms = (*held[:4], held.log_d)
+    rooms = (held.r, held.k, held.v, held.g, held.log_d)
     wg.store(*((Operand(to), x) for to, x in zip(rooms, (*came, log2_d), strict=True)))
     of_itself = sixteens.diagonal(wg, warp.meet(wg, came[3], came[2]))
     with_itself, of_u = gradients.of_bonus(
@@ -108,22 +118,14 @@ def _kernel(
     if wg.warpgroups > 1:
         sums = gradients.through_other_tile(wg, block, sums, of_held, of_rooms, meetings)
     if flows is not None:
-        rooms = block.own(of_sides, anew=_FLOWS).states
-        for way, states, room in zip((SAID, ASKED), (said, asked), rooms, strict=True):
-            way.start(block, states, room, 0, flows[0])
-    sums = each(
-        flows,
-        lambda flow, sums: through_flow(
-            wg, block, sums, of_held, of_sides, said, asked, meetings, flow, flows[0]
-        ),
-        sums,
-    )
+        states = States(said, asked, flows)
+        start(block, block.own(of_sides, anew=_FLOWS), states)
+        sums = through_edges(wg, block, sums, of_held, of_sides, states, meetings)
 
     if wg.warpgroups == 1:  # a pair's registers suffice as it is
         block = block.again(anew=_LAST)
     held = block.own(of_held, anew=_LAST).operands()
-    dr_, dk_, *state = block.own(of_found, anew=_LAST)
-    w_, _, _, v_, _ = block.own(of_came, anew=_LAST)
+    dr_, dk_ = block.own(of_found, anew=_LAST)
     # log d = ln 2 log2 d, and d log d / d logit = log d.
     log_scale = math.log(2) / tile.LOG_SCALE
     of_logits = [
@@ -132,8 +134,6 @@ def _kernel(
     ]
     sums = gradients.with_bonus(wg, held, u.at[block.head], of_itself, sums)
     block.wait_for_all()
-    if flows is not None:
-        ASKED.start(block, asked, state[0], 0, flows[0])
     _write_halves(wg, dr_, [x.r for x in sums])
     _write_halves(wg, dk_, [x.k for x in sums])
     block.write(block.part, (dr_, dr), (dk_, dk))
@@ -145,10 +145,11 @@ def _kernel(
     of_values = each(
         flows,
         lambda flow, of_values: _add_of_flow(
-            wg, block, of_held, Operand(*state), asked, meetings, flow, flows[0], of_values
+            wg, block, of_held, of_sides, meetings, flow, of_values
         ),
         of_values,
     )
+    v_, w_ = block.own(of_last, anew=_LAST)
     block.wait_for_all()
     _write_halves(wg, v_, of_values)
     _write_halves(wg, w_, of_logits)
@@ -170,25 +171,23 @@ def _of_values(wg: Warpgroup, held: Held, other_g: Operand | None) -> list[Array
 
 
 def _add_of_flow(
-    wg: Warpgroup, block: Block, of_held: Held, state: Operand, asked, meetings, flow: Array,
-    flows: Array, of_values: list[Array],
+    wg: Warpgroup, block: Block, of_held: Held, of_sides: Sides, meetings, flow: Array,
+    of_values: list[Array],
 ) -> list[Array]:  # fmt: skip
-    """of_values with what comes against a flow; leaves the next one's state on its way."""
+    """of_values with what comes against a flow, whose state `through_edges` has left."""
 
     def add(of_values: list[Array]) -> list[Array]:
         anew = _LAST + flow
         held = block.own(of_held, anew=anew).operands()
+        state = block.own(of_sides, anew=anew).asked.at[flow]
         own = wg.load_raw(block.only(meetings, anew=anew))
-        mask = beside.to_edge(wg, own, ASKED.left(flow))
+        mask = beside.to_edge(wg, own, ASKED.left(flow), one=tile.ONE)
         decayed = wg.load(held.k.ref) * tile.product_of_decays(wg, mask, held.log_d)
         decayed = decayed.astype(BFLOAT16)
-        block.wait_for_state(ASKED.number)
-        states = (Operand(state.ref.at[pl.ds(*part)]).T for part in wg.halves)
-        return wg.add_products(of_values, *([(decayed, x)] for x in states))
+        of_parts = (Operand(state.at[pl.ds(*part)]).T for part in wg.halves)
+        return wg.add_products(of_values, *([(decayed, x)] for x in of_parts))
 
-    of_values = block.if_it_comes(flow, add, of_values, against=True)
-    ASKED.start(block, asked, state.ref, flow + 1, flows)
-    return of_values
+    return block.if_it_comes(flow, add, of_values, against=True)
 
 
 def _write_halves(wg: Warpgroup, to: tokens.Parts, halves: list[Array]) -> None:

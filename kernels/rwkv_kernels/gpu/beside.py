@@ -57,19 +57,24 @@ def bits(wg: Warpgroup, own: Float16[Array, "64 16"], *, earlier: bool) -> Float
 
 
 def to_edge(
-    wg: Warpgroup, own: Float16[Array, "64 16"], left: int | Array, *, transposed: bool = False
-) -> Float16[Array, "64 64"]:
-    """`masks.decays_to_edge` of all tokens, by meetings of each one's sixteen."""
+    wg: Warpgroup, own: Float16[Array, "64 16"], left: int | Array, *, transposed: bool = False,
+    one: float = 1,
+) -> Float16[Array, "64 64"]:  # fmt: skip
+    """`masks.decays_to_edge` of all tokens, by meetings of each one's sixteen.
+
+    one: what stands for 1: the compiler would multiply a mask of which it does not know the edge.
+    """
     mask = masks.decays_to_edge(own, left, transposed=transposed)
+    mask = mask * jnp.asarray(one, mask.dtype)
     # 1 if all later sixteens are marked, 0 if all earlier ones are.
     later = jnp.int32(left if transposed else 1 - left)
     if wg.interpret is not None:
-        return _played(wg, mask, lambda earlier, _: jnp.where(earlier, 1 - later, later))
+        return _played(wg, mask, lambda earlier, _: one * jnp.where(earlier, 1 - later, later))
 
     def marked(type_, earlier, _, later):
-        one, none = (mgpu.c(x, type_) for x in (1.0, 0.0))
+        numbers = (mgpu.c(x, type_) for x in (float(one), 0.0))
         is_later = arith.cmpi(arith.CmpIPredicate.ne, later, mgpu.c(0, later.type))
-        return arith.select(arith.xori(earlier, is_later), one, none)
+        return arith.select(arith.xori(earlier, is_later), *numbers)
 
     return _beside(mask, marked, later)
 

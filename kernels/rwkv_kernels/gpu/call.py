@@ -1,9 +1,8 @@
 """What the kernels' calls have in common: the grid, how tokens and states come and go."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,32 @@ from rwkv_kernels.gpu.tokens import Parts
 from rwkv_kernels.gpu.warpgroup import Warpgroup
 
 
+class Grid(NamedTuple):
+    """Where blocks are: a head's parts side by side.
+
+    Attributes:
+      last_apart: the last parts of all heads come after all others. Where they go another way
+        through a kernel, only one of the two is in a multiprocessor's instruction cache then.
+    """
+
+    batches: int
+    heads: int
+    parts: int
+    last_apart: bool = False
+
+    def at(self, place: Array) -> tuple[Array, Array]:
+        """The head, of all batches' heads, and the part of it."""
+        together = self.parts - self.last_apart
+        if not together:
+            return place, jnp.int32(0)
+        head, part = lax.div(place, together), lax.rem(place, together)
+        if not self.last_apart:
+            return head, part
+        others = self.batches * self.heads * together
+        last = place >= others
+        return jnp.where(last, place - others, head), jnp.where(last, together, part)
+
+
 class Block:
     """What a warpgroup works on, and which others it has to wait for.
 
@@ -25,22 +50,20 @@ class Block:
     the right, flow 1 to the left.
 
     Attributes:
-      batch, head, part: where it is in the grid.
+      batch, head, part: where it is in the grid (`kernel_call`).
       first, width: its channels of the head.
       index: which of the block's warpgroups it is.
     """
 
     def __init__(
-        self, place: Array, wg: Warpgroup, index: Array, grid: tuple[int, int],
+        self, place: Array, wg: Warpgroup, index: Array, grid: "Grid",
         came: Any, state_came: Any, met: Any,
     ) -> None:  # fmt: skip
         self.plan, self.width, self.index = wg.plan, wg.width, index
         self._wg, self._place, self._grid = wg, place, grid
         self._came, self._state_came, self._met = came, state_came, met
-        heads, parts = grid
-        head = lax.div(place, parts)
-        self.batch, self.head = lax.div(head, heads), lax.rem(head, heads)
-        part = lax.rem(place, parts)
+        head, part = grid.at(place)
+        self.batch, self.head = lax.div(head, grid.heads), lax.rem(head, grid.heads)
         blocks = wg.plan.head_size // wg.width  # that share a head's channels
         self.part, self.first = lax.div(part, blocks), lax.rem(part, blocks) * wg.width
 
@@ -141,9 +164,16 @@ class Block:
         """
         return lax.cond(self.comes(flow, against=against), add, lambda carry: carry, carry)
 
-    def start(self, copies: Sequence[tuple], stage: int | Array = 0) -> None:
-        """Begins to copy tokens (source, target in shared memory): all that come to a stage."""
-        plgpu.commit_smem()  # all threads have read what is overwritten
+    def start(
+        self, copies: Sequence[tuple], stage: int | Array = 0, *, committed: bool = False
+    ) -> None:
+        """Begins to copy tokens (source, target in shared memory): all that come to a stage.
+
+        committed: whether all threads have waited for each other since any of them has read what is
+        overwritten (`Warpgroup.store`).
+        """
+        if not committed:
+            plgpu.commit_smem()
         for source, target in copies:
             plgpu.copy_gmem_to_smem(source, target, self._came.at[self.index + stage])
 
@@ -151,15 +181,18 @@ class Block:
         """Until all have come that `start` began to copy."""
         plgpu.barrier_wait(self._came.at[self.index + stage])
 
-    def start_state(self, copies: Sequence[tuple], which: int) -> None:
-        """Begins to copy a state into shared memory, one of two: its words (source, target)."""
+    def start_state(self, copies: Sequence[tuple], which: int | Array) -> None:
+        """Begins to copy a state to one of its rooms: its words (source, target)."""
         plgpu.commit_smem()  # all threads have read what is overwritten
         for source, target in copies:
-            plgpu.copy_gmem_to_smem(source, target, self._state_came.at[2 * self.index + which])
+            plgpu.copy_gmem_to_smem(source, target, self._of_room(which))
 
-    def wait_for_state(self, which: int) -> None:
+    def wait_for_state(self, which: int | Array) -> None:
         """Until it has come."""
-        plgpu.barrier_wait(self._state_came.at[2 * self.index + which])
+        plgpu.barrier_wait(self._of_room(which))
+
+    def _of_room(self, which: int | Array):
+        return self._state_came.at[self._wg.warpgroups * which + self.index]
 
     def write(self, tile: int | Array, *copies: tuple[Parts, Any]) -> None:
         """Begins to copy tiles of tokens (source, array) to their places in main memory."""
@@ -184,11 +217,16 @@ class Block:
             pl.when(tile == last)(lambda: write(self.plan.last_rows))
             pl.when(tile < last)(lambda: write(TILE))
 
-    def write_to(self, target, source: Parts, first: int | Array) -> None:
+    def write_to(
+        self, target, source: Parts, first: int | Array, *, committed: bool = False
+    ) -> None:
         """Begins to copy parts that lie side by side to main memory, to its last axis from `first`
         on.
+
+        committed: whether all threads have waited for each other since they were written.
         """
-        plgpu.commit_smem()
+        if not committed:
+            plgpu.commit_smem()
         for part, channels in _beside(source, first):
             plgpu.copy_smem_to_gmem(part, target.at[(slice(None),) * (part.ndim - 1) + (channels,)])
 
@@ -225,34 +263,36 @@ def kernel_call(
     outputs: Mapping[str, jax.ShapeDtypeStruct],
     scratch: Mapping[str, Any],
     *,
-    grid: tuple[int, int, int],
+    grid: Grid,
     copies: int,
     stages: int = 1,
     state_copies: int = 1,
+    state_rooms: int = 2,
     name: str,
 ) -> dict[str, Array]:
-    """Runs `body(block, **refs)` over the grid: batches, heads, parts of a head.
+    """Runs `body(block, **refs)` over the grid.
 
     Each of a block's warpgroups works on a part of a head. Inputs may be None, and are None in the
     body then. scratch: shared memory. copies: so many of tokens come in to each at once, in so many
-    stages; state_copies: so many of a state.
+    stages; state_copies: so many of a state; state_rooms: to so many rooms.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
-    _, heads, parts = grid
     many = wg.warpgroups > 1
 
     def kernel(*refs, came, state_came, met, scratch):
         index = lax.axis_index("warpgroup") if many else jnp.int32(0)
         place = lax.axis_index("block") * wg.warpgroups + index
         arrays = dict(zip((*given, *outputs), refs, strict=True))
-        block = Block(place, wg, index, (heads, parts), came, state_came, met)
+        block = Block(place, wg, index, grid, came, state_came, met)
         body(block, **dict.fromkeys(inputs) | arrays | scratch)
 
     kernel.__name__ = name  # what profiles and dumps call it
     memory: Any = {
         "scratch": dict(scratch),
         "came": plgpu.Barrier(num_arrivals=copies, num_barriers=stages * wg.warpgroups),
-        "state_came": plgpu.Barrier(num_arrivals=state_copies, num_barriers=2 * wg.warpgroups),
+        "state_came": plgpu.Barrier(
+            num_arrivals=state_copies, num_barriers=state_rooms * wg.warpgroups
+        ),
         "met": plgpu.Barrier(num_arrivals=wg.warpgroups) if many else None,
     }
     threads: dict[str, Any] = {}
@@ -263,7 +303,7 @@ def kernel_call(
         kernel,
         out_type=tuple(outputs.values()),
         scratch_types=memory,
-        grid=(math.prod(grid) // wg.warpgroups,),
+        grid=(grid.batches * grid.heads * grid.parts // wg.warpgroups,),
         grid_names=("block",),
         compiler_params=plgpu.CompilerParams(
             approx_math=True,

@@ -18,7 +18,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.gpu import tokens
-from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.call import Block, Grid, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup
@@ -69,7 +69,7 @@ def forward(
     results = kernel_call(
         functools.partial(_forward, wg, uses), wg,
         {"x": x[None], "xx": xx[None], "z": z[None], "maa": maa, "up": up}, outputs, scratch,
-        grid=(1, D // CHANNELS, wg.plan.tiles), copies=2 * len(of_tokens) + len(of_z) + 2,
+        grid=Grid(1, D // CHANNELS, wg.plan.tiles), copies=2 * len(of_tokens) + len(of_z) + 2,
         name="ddlerp_forward",
     )  # fmt: skip
     return tuple(y[0] for y in results.values())
@@ -123,7 +123,7 @@ def by_tokens(
         functools.partial(_by_tokens, wg, uses), wg,
         inputs | {f"g{a}": g[None] for a, g in enumerate(gradients)},
         {name: jax.ShapeDtypeStruct((1, *x.shape), x.dtype) for name, x in like.items()}, scratch,
-        grid=(1, 1, wg.plan.tiles), copies=(1 + uses.count) * len(of_tokens) + 2,
+        grid=Grid(1, 1, wg.plan.tiles), copies=(1 + uses.count) * len(of_tokens) + 2,
         name="ddlerp_by_tokens",
     )  # fmt: skip
     return results["dx"][0], results["dxx"][0], results["dz"][0]
@@ -215,7 +215,7 @@ def by_channels(
         functools.partial(_by_channels, wg, narrow, uses), wg,
         {"xx": xx[None], "z": z[None]} | {f"g{a}": g[None] for a, g in enumerate(gradients)},
         {"sums": jax.ShapeDtypeStruct((segments, D, uses.count * wide), jnp.float32)}, scratch,
-        grid=(1, chunks, segments), copies=(1 + uses.count) * len(of_tokens) + len(of_z),
+        grid=Grid(1, chunks, segments), copies=(1 + uses.count) * len(of_tokens) + len(of_z),
         name="ddlerp_by_channels",
     )["sums"]  # fmt: skip
     # By itself: in one kernel with the transposes that follow, XLA would read it across rows.

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float16
 
 from rwkv_kernels.gpu import beside, choose, gentle, masks, sixteens, tile, tokens, warp
-from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.call import Block, Grid, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 
@@ -56,7 +56,7 @@ def forward(
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs,
         {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
-        grid=(r.shape[0], u.shape[0], plan.tiles), copies=copies,
+        grid=Grid(r.shape[0], u.shape[0], plan.tiles), copies=copies,
         name="wkv6_forward",
     )["y"]  # fmt: skip
 
@@ -156,7 +156,7 @@ def _add_of_state(
 ) -> Float[Array, "64 n"]:
     """out with what comes by a flow. rooms: r, log d, and the state."""
     r_, log_d, of_state = rooms
-    mask = beside.to_edge(wg, of_sixteen(_NEAR + flow), 1 - flow)
+    mask = beside.to_edge(wg, of_sixteen(_NEAR + flow), 1 - flow, one=tile.ONE)
     r_decayed = tokens.load(wg, r_) * _decays(wg, log_d, mask)
     block.wait_for_state(flow)
     return wg.add_product(out, r_decayed, Operand(block.own(of_state)).T)
@@ -187,7 +187,7 @@ def _levels_beyond_sixteen(
 
     def level(bit, A):
         r_, k_, log_d, keys = block.own(rooms, anew=bit)
-        mask = masks.decays_to_midpoint(wg, met(bit), bit)
+        mask = tile.scaled(masks.decays_to_midpoint(wg, met(bit), bit))
         c = _decays(wg, Operand(log_d), mask)
         wg.wait_for_readers()
         wg.store((Operand(keys), tokens.load(wg, k_) * c))
@@ -211,7 +211,8 @@ def _of_all_tiles(
     def leave(left: Array, anew: int, *past: tuple[Array, Operand]) -> BFloat16[Array, "64 n"]:
         """The tile's r as they meet others; its keys for others to meet."""
         log_d = Operand(block.own(rooms[2], anew=anew))
-        c = _decays(wg, log_d, beside.to_edge(wg, of_sixteen(anew), left), *past)
+        mask = beside.to_edge(wg, of_sixteen(anew), left, one=tile.ONE)
+        c = _decays(wg, log_d, mask, *past)
         block.wait_for_all()  # until nobody reads the keys before these
         r_, k_, _, keys, _ = block.own(rooms, anew=anew)
         wg.write(Operand(keys), tokens.load(wg, k_) * c)

@@ -44,12 +44,12 @@ class Answer(NamedTuple):
 
     Attributes:
       gentle: 1 if they are, else 0; no compiler knows which.
-      h: float32 [64, N], see above, to base 2.
+      log_p: of P, to base 2, float32 [64, N].
       log_d: as it is held.
     """
 
     gentle: Int[Array, ""]
-    h: Float[Array, "64 n"]
+    log_p: Float[Array, "64 n"]
     log_d: Float16[Array, "64 n"]
 
 
@@ -60,11 +60,11 @@ def ask(wg: Warpgroup, tokens: Array, of_sixteen: masks.Mask, log_d: Operand) ->
     levels. tokens: how many there are; of_sixteen: meetings of each token's sixteen
     (`masks.meetings`); log_d: see `tile.log2_decay`.
     """
-    h = tile.log2_product(wg, _from_middle(wg, of_sixteen), log_d)
+    log_p = tile.log2_product(wg, tile.scaled(_from_middle(wg, of_sixteen)), log_d)
     held = wg.load_raw(log_d.ref)
-    # The first token's is the largest h, and minus the last one's, which is about as large.
+    # The first token's is the largest, and about as large as the last one's log of Q.
     many = (tokens > warp.SIXTEEN).astype(jnp.int32)
-    return Answer(choose.within(wg, h, MOST, held, LEAST * tile.LOG_SCALE, many), h, held)
+    return Answer(choose.within(wg, log_p, MOST, held, LEAST * tile.LOG_SCALE, many), log_p, held)
 
 
 def scores(
@@ -78,7 +78,7 @@ def scores(
 
     def decay(i: int, part: tuple[int, int]) -> tuple[Array, ...]:
         of_r, of_k, _, keys = block.own(rooms, anew=_DECAY + i)
-        P, Q = _factors(*(warp.columns(wg, x, *part) for x in (answer.h, answer.log_d)))
+        P, Q = _factors(*(warp.columns(wg, x, *part) for x in (answer.log_p, answer.log_d)))
         r, k = (wg.float32(tokens.columns(wg, x, *part)) for x in (of_r, of_k))
         wg.write(Operand(keys).columns(*part), k * Q)
         return tuple(x.astype(BFLOAT16) for x in (r * P, r * Q, k * P))
@@ -112,8 +112,8 @@ def gradients(
     `scores`.
     """
     for i, part in enumerate(wg.thirds):
-        h, log_d = (warp.columns(wg, x, *part) for x in (answer.h, answer.log_d))
-        decay = functools.partial(_decay, wg, block, of_held, of_rooms, part, h, log_d, i)
+        log_p, log_d = (warp.columns(wg, x, *part) for x in (answer.log_p, answer.log_d))
+        decay = functools.partial(_decay, wg, block, of_held, of_rooms, part, log_p, log_d, i)
         choose.apart(answer.gentle, i, decay)
     wg.store()
     # In registers until nobody reads r Q any more, of which there may be some in its room.
@@ -124,8 +124,8 @@ def gradients(
     found, of_logs = [], []
     for i, part in enumerate(wg.thirds):
         x, y = (choose.anything(wg, part[1], dtype) for dtype in (jnp.float32, BFLOAT16))
-        h = warp.columns(wg, answer.h, *part)
-        work = functools.partial(_of_part, wg, block, of_held, of_rooms, part, h, i)
+        log_p = warp.columns(wg, answer.log_p, *part)
+        work = functools.partial(_of_part, wg, block, of_held, of_rooms, part, log_p, i)
         *of_tokens, high, low = choose.apart(answer.gentle, i, work, x, x, x, y, y)
         found.append(Sums(*of_tokens))
         of_logs.append((high, low))
@@ -149,12 +149,12 @@ def gradients(
 
 def _decay(
     wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, part: tuple[int, int],
-    h: Float[Array, "64 n"], log_d: Float16[Array, "64 n"], i: int,
+    log_p: Float[Array, "64 n"], log_d: Float16[Array, "64 n"], i: int,
 ) -> tuple[()]:  # fmt: skip
     """Leaves r and k times P and Q, of some channels."""
     held = block.own(of_held, anew=_DECAY + i).operands()
     X, Y, E, _, Z = block.own(of_rooms, anew=_DECAY + i).operands()
-    P, Q = _factors(h, log_d)
+    P, Q = _factors(log_p, log_d)
     r, k = (wg.load(x.columns(*part).ref) for x in (held.r, held.k))
     wg.write(X.columns(*part), k * Q)
     wg.write(E.columns(*part), r * P)
@@ -168,7 +168,7 @@ def _meet(
     wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, bits
 ) -> BFloat16[Array, "64 64"]:
     """Scores, with 0 on the diagonal; leaves their gradients in rooms for either side."""
-    _, _, v, g, _, dA, A = block.own(of_held, anew=_MEET).operands()
+    _, v, _, g, _, A, dA = block.own(of_held, anew=_MEET).operands()
     X, Y, E, D, Z = block.own(of_rooms, anew=_MEET).operands()
     of_sides = [[(E, X.T)], [(g, v.T)]]
     if not wg.plan.causal:
@@ -188,16 +188,17 @@ def _meet(
 
 def _of_part(
     wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, part: tuple[int, int],
-    h: Float[Array, "64 n"], i: int,
+    log_p: Float[Array, "64 n"], i: int,
 ) -> tuple[Array, ...]:  # fmt: skip
     """Sums of some channels, and two parts of what is still to be summed over tokens for log d.
 
     With E and F the gradients of P and Q times them: that of log d_j is half of the sum of E - F
-    after j, less half of that before j, less half of E_j + F_j.
+    after j, less half of that before j, less half of E_j + F_j. The last is half of E_j - F_j less
+    E_j, and the first of these is summed up with the others.
     """
-    *_, of_log_d, dA, A = block.own(of_held, anew=_GRADIENTS + i).operands()
+    *_, of_log_d, A, dA = block.own(of_held, anew=_GRADIENTS + i).operands()
     X, Y, E, D, Z = block.own(of_rooms, anew=_GRADIENTS + i).operands()
-    P, Q = _factors(h, wg.load_raw(of_log_d.columns(*part).ref))
+    P, Q = _factors(log_p, wg.load_raw(of_log_d.columns(*part).ref))
     # Of each way: gradients of scores, what r and k are there, and what gradients are theirs by.
     ways = [(D, E.columns(*part), X.columns(*part), P, Q)]
     if not wg.plan.causal:
@@ -208,13 +209,13 @@ def _of_part(
     for _, readers, keys, to_r, to_k in ways:
         of_r, of_k = next(of_both), next(of_both)
         by_r, by_k = of_r * wg.load(readers.ref), of_k * wg.load(keys.ref)
-        new.append((of_r * to_r, of_k * to_k, -0.5 * (by_r + by_k), by_k - by_r))
+        new.append((of_r * to_r, of_k * to_k, by_r, by_k))
     if wg.plan.causal:
-        ((*sums, of_log),) = new
-    else:
-        (*earlier, of_log), (*later, against) = new
-        sums, of_log = list(map(jnp.add, earlier, later)), of_log - against
-    return *sums, *wg.split(of_log)
+        ((*sums, E, F),) = new
+    else:  # r meets Q on the other side, and k meets P
+        (*earlier, E, F), (*later, of_Q, of_P) = new
+        sums, E, F = list(map(jnp.add, earlier, later)), E + of_P, F + of_Q
+    return *sums, -E, *wg.split(F - E)
 
 
 def _left(Z: Operand, A: Operand, part: tuple[int, int]) -> Operand:
@@ -223,10 +224,10 @@ def _left(Z: Operand, A: Operand, part: tuple[int, int]) -> Operand:
     return Z.columns(*part) if first < TILE else A.columns(first - TILE, count)
 
 
-def _factors(h: Array, log_d: Float16[Array, "64 n"]) -> tuple[Array, Array]:
-    """P and Q, float32 [64, n]."""
-    half = log_d.astype(jnp.float32) * (0.5 / tile.LOG_SCALE)
-    return jnp.exp2(h - half), jnp.exp2(-h - half)
+def _factors(log_p: Array, log_d: Float16[Array, "64 n"]) -> tuple[Array, Array]:
+    """P and Q, float32 [64, n]. P Q d = 1."""
+    log_d = log_d.astype(jnp.float32) * (1 / tile.LOG_SCALE)
+    return jnp.exp2(log_p), jnp.exp2(-log_p - log_d)
 
 
 def _from_middle(wg: Warpgroup, of_sixteen: masks.Mask) -> Float16[Array, "64 64"]:

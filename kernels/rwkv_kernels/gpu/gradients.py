@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float, Float16, Int
+from jaxtyping import Array, BFloat16, Float, Float16, Int
 
 from rwkv_kernels.gpu import beside, gentle, masks, sixteens, tile, warp
 from rwkv_kernels.gpu.call import Block
@@ -92,13 +92,13 @@ def through_levels(
         return gentle.gradients(wg, block, of_held, of_rooms, with_itself, meetings, bits, answer)
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
-        r, k, _, _, log_d, dA, A = block.own(of_held, anew=bit).operands()
+        r, _, k, _, log_d, A, dA = block.own(of_held, anew=bit).operands()
         X, Y, E, D, _ = block.own(of_rooms, anew=bit).operands()
 
         def met(part: int) -> Float16[Array, "64 64"]:
             return beside.meetings(wg, meetings(bit + part))
 
-        mask = masks.decays_to_midpoint(wg, met(0), bit)
+        mask = tile.scaled(masks.decays_to_midpoint(wg, met(0), bit))
         wg.wait_for_readers()
         of_parts = []
         for part in wg.halves:
@@ -113,7 +113,7 @@ def through_levels(
         wg.store((A, wg.load_raw(A.ref) + meet * scores), (D, meet * wg.load_raw(dA.ref)))
         sums = _add(wg, sums, c, (D, Y), (D.T, X), (r, k), (E, X), wg.wait_for_readers)
         mask = masks.decays_to_midpoint(wg, met(16), bit, transposed=True)
-        return add_of_log(wg, sums, mask, E, X)
+        return add_of_log(wg, sums, masks.of_bfloat16(mask), E, X)
 
     def empty_rooms() -> None:
         block.wait_for_writes()  # of the gradient of u
@@ -135,16 +135,14 @@ def through_other_tile(
 
     Leaves the scores of the other tile's tokens with this one's, transposed, in the room of dA.
     """
-    r, k, v, g, log_d, room, _ = block.own(of_held, anew=1).operands()
+    r, v, k, g, log_d, _, room = block.own(of_held, anew=1).operands()
     X, Y, E, D, _ = block.own(of_rooms, anew=1).operands()
     other = block.of(1 - block.index, of_held, anew=1).operands()
     other_X, other_Y, *_ = block.of(1 - block.index, of_rooms, anew=1).operands()
 
-    def to_edge(anew: int, *, transposed: bool = False) -> Float16[Array, "64 64"]:
-        own = wg.load_raw(block.only(of_sixteen, anew=anew))
-        return beside.to_edge(wg, own, block.index, transposed=transposed)
-
-    c = tile.product_of_decays(wg, to_edge(1), log_d)
+    own = wg.load_raw(block.only(of_sixteen, anew=1))
+    mask = beside.to_edge(wg, own, block.index, one=tile.ONE)
+    c = tile.product_of_decays(wg, mask, log_d)
     wg.wait_for_readers()
     wg.store((X, wg.load(r.ref) * c), (Y, wg.load(k.ref) * c))
     block.wait_for_all()
@@ -153,7 +151,9 @@ def through_other_tile(
     of_r = of_r.astype(BFLOAT16)
     wg.store((D, of_k))
     sums = _add(wg, sums, c, (of_r, other_Y), (D, other_X), (r, k), (E, X), block.wait_for_all)
-    return add_of_log(wg, sums, to_edge(2, transposed=True), E, X)
+    own = wg.load_raw(block.only(of_sixteen, anew=2))
+    mask = beside.to_edge(wg, own, block.index, transposed=True, one=masks.ONE_AS_BITS)
+    return add_of_log(wg, sums, masks.bits_as_bfloat16(mask), E, X)
 
 
 def _add(
@@ -184,10 +184,9 @@ def _add(
 
 
 def add_of_log(
-    wg: Warpgroup, sums: list[Sums], mask: Float16[Array, "64 64"], *of_log: Operand
+    wg: Warpgroup, sums: list[Sums], mask: BFloat16[Array, "64 64"], *of_log: Operand
 ) -> list[Sums]:
     """of_log: parts of gradients of log c; mask: which log decays (row) are in which token's."""
-    mask = masks.of_bfloat16(mask)
     of_parts = ([(mask, y.columns(*part)) for y in of_log] for part in wg.halves)
     totals = wg.add_products([x.log_d for x in sums], *of_parts)
     return [x._replace(log_d=total) for x, total in zip(sums, totals, strict=True)]

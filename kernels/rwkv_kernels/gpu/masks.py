@@ -31,7 +31,7 @@ from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup
 Mask = Float16[Array, "64 s"]
 
 # The float16 whose bits are those of 1 in bfloat16.
-_ONE_AS_BITS = float(np.asarray(1, BFLOAT16).view(np.float16))
+ONE_AS_BITS = float(np.asarray(1, BFLOAT16).view(np.float16))
 _HALF_AS_BITS = float(np.asarray(0.5, BFLOAT16).view(np.float16))
 
 
@@ -53,7 +53,12 @@ def bits(columns: int) -> Float16[Array, "2 64 s"]:
 
 def of_bfloat16(mask: Mask) -> BFloat16[Array, "64 s"]:
     """A mask in bfloat16, without a conversion."""
-    return lax.bitcast_convert_type(mask * _number(_ONE_AS_BITS), BFLOAT16)
+    return lax.bitcast_convert_type(mask * _number(ONE_AS_BITS), BFLOAT16)
+
+
+def bits_as_bfloat16(mask: Mask) -> BFloat16[Array, "64 s"]:
+    """As `of_bfloat16`, of a mask with `ONE_AS_BITS` for 1."""
+    return lax.bitcast_convert_type(mask, BFLOAT16)
 
 
 def halves_of_bfloat16(mask: Mask) -> BFloat16[Array, "64 s"]:
@@ -93,10 +98,11 @@ def decays_to_edge(meetings: Mask, left: int | Array, *, transposed: bool = Fals
 
 
 def from_middle(meetings: Mask) -> Mask:
-    """A half where the column's token is earlier than the row's, minus a half where it is later:
-    sums up to each token from the middle of all of a tile's.
+    """A half where the column's token is earlier than the row's, minus a half where it is not: sums
+    from the middle of all of a tile's up to each token, less it.
     """
-    return jnp.maximum(jnp.minimum(-meetings, _number(1)), _number(-1)) * _number(0.5)
+    earlier = _number(-2) * meetings - _number(1)  # 1 at least, or -1
+    return jnp.maximum(jnp.minimum(earlier, _number(1)), _number(-1)) * _number(0.5)
 
 
 def everywhere(wg: Warpgroup, marked: Bool[Array, ""]) -> Mask:

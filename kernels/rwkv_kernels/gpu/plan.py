@@ -119,10 +119,8 @@ class Plan:
         if kernel == "forward":
             second = 0 if self.causal else state
             return 4 * tile + max(tile, second) + state
-        held = max(6 * tile, 5 * tile + 2 * square)
-        numbers = _room(4 * N) + _room(4 * TILE) if state else 0
-        work = max(3 * tile + square, tile + numbers + 2 * state, 2 * tile + state)
-        return held + work + square
+        work = max(3 * tile + square, _room(4 * N) + tile + 2 * state)
+        return 5 * tile + square + work + max(2 * square, state)
 
     def unservable(self) -> tuple[str, ...]:
         """Every reason why the kernels cannot serve this shape; nothing if they can."""

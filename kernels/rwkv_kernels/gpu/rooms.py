@@ -1,6 +1,5 @@
 """What the backward kernel has in shared memory, by name: of each of a block's warpgroups."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rwkv_kernels.gpu.warpgroup import Operand
@@ -9,16 +8,17 @@ from rwkv_kernels.gpu.warpgroup import Operand
 class Held(NamedTuple):
     """A tile as products read it.
 
-    r, k, v, g, log_d: [64, N]; dA: gradients of scores, A: scores, [64, 64].
+    r, v, k, g, log_d: [64, N], the first two first, whose rooms the gradients of r and k take;
+    A: scores, dA: their gradients, [64, 64].
     """
 
     r: Any
-    k: Any
     v: Any
+    k: Any
     g: Any
     log_d: Any
-    dA: Any  # noqa: N815, as the formulas have it
     A: Any
+    dA: Any  # noqa: N815, as the formulas have it
 
     def operands(self) -> "Held":
         return Held(*map(Operand, self))
@@ -43,14 +43,12 @@ class Rooms(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """What is worked with before and after: the gradient of u, float32 [N], a part of a gradient
-    [64, N], and two states [N, N], or none.
+    """What is worked with before and after: the gradient of u, float32 [N], and a part of a
+    gradient, [64, N]; where there are states, what two flows ask, [2, N, N], and what is said at
+    an edge, [N, N].
     """
 
     row: Any
     room: Any
-    states: Sequence[Any]
-
-    def operands(self) -> "Sides":
-        states = [Operand(x) for x in self.states]
-        return self._replace(room=Operand(self.room), states=states)
+    asked: Any = None
+    said: Any = None

@@ -20,7 +20,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.gpu import masks, tile, tokens, warp, words
-from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.call import Block, Grid, kernel_call
 from rwkv_kernels.gpu.plan import TILE, Plan, parts
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup, halves
 
@@ -127,7 +127,7 @@ def _sweep(
         functools.partial(_kernel, wg, leftwards), wg,
         {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
          "ends": None, "log_decays": None} | dict.fromkeys(_BORDERS),
-        outputs, scratch, grid=(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
+        outputs, scratch, grid=Grid(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
         copies=sum(len(scratch[name]) for name in ("values_", "keys_", "w_")), stages=stages,
         name="wkv6_states" if borders else "wkv6_segments",
     )  # fmt: skip
@@ -147,20 +147,26 @@ def _kernel(
     of_logs = FLOAT16 if plan.words == 1 else jnp.float32  # before they are split
     to_edge = tile.scaled(masks.decays_to_edge(wg.load_raw(meetings), leftwards))
     across = tile.scaled(masks.ones(wg))
+    # How many tiles are on their way: a tile's room is free in the middle of its step, where two
+    # words and two stages have not the registers to fill it again.
+    midway = plan.words == 1 or stages == 1
+    ahead = stages if midway else stages - 1
 
     def tile_at(step):
         return tiles * segment + jnp.where(leftwards != 0, tiles - 1 - step, step)
 
-    def write_border(border, state) -> None:
-        if borders is None:
-            return
+    def leave_border(state) -> None:
+        """Rounds the state at a border; threads wait for each other first."""
         block.wait_for_writes()  # of the border before
         for rows, x in zip(blocks, state, strict=True):  # where they overlap they agree
             for room, word in zip(rounded, words.of(wg, x, plan.words, BFLOAT16), strict=True):
                 tokens.write(wg, [part.at[rows] for part in room], word)
+
+    def write_border(border) -> None:
+        """Begins to copy what all threads have left."""
         for room, array in zip(rounded, (borders, low_borders), strict=False):
             here = array.at[flow, block.batch, block.head, border]
-            block.write_to(here, room, block.first)
+            block.write_to(here, room, block.first, committed=True)
 
     def pieces(columns: int) -> tuple[tuple[int, int], ...]:
         """Of channels: what is in two words is in as many registers."""
@@ -177,9 +183,9 @@ def _kernel(
             *block.tokens(w, i, at(w_, stage)),
         ]
 
-    def begin(step) -> None:
+    def begin(step, *, committed: bool = False) -> None:
         stage = lax.rem(step, stages)
-        block.start(copies(step, stage), stage)
+        block.start(copies(step, stage), stage, committed=committed)
 
     def add_tile(step, carry):
         again = rooms if plan.words == 1 else block.own(of_rooms, anew=step)
@@ -187,22 +193,21 @@ def _kernel(
         state, log_through = carry
         i = tile_at(step)
         stage = lax.rem(step, stages)
-        ahead = step + stages - 1  # the tile whose room was emptied in the step before
-        if stages == 1:
-            begin(step)
-        else:
-            pl.when(ahead < steps)(lambda: begin(ahead))
-        if starts is None:
-            pl.when(step > 0)(lambda: write_border(i + leftwards, state))
-        else:
-            write_border(i + leftwards, state)
+        if not midway:
+            pl.when(step + ahead < steps)(lambda: begin(step + ahead))
+        written = step > 0 if starts is None else True  # nobody reads zeros
+        if borders is not None:
+            pl.when(written)(lambda: leave_border(state))
         block.wait(stage)
-        wg.wait_for_readers()
+        if borders is None:
+            wg.wait_for_readers()
         words.write(wg, log_d, tile.log2_decay(wg, at(w_, stage), block.tokens_in(i), of_logs))
         for part in pieces(plan.head_size):
             x = tokens.between(wg, at(values_, stage), *part)
             words.write(wg, words.columns(left, *part), x)
         wg.store()
+        if borders is not None:
+            pl.when(written)(lambda: write_border(i + leftwards))
         log_totals = []
         for part in pieces(wg.width):
             of_keys = wg.float32(tokens.between(wg, at(keys_, stage), *part))
@@ -212,6 +217,8 @@ def _kernel(
             words.write(wg, words.columns(right, *part), of_keys * jnp.exp2(log_c))
             log_totals.append(log_total)
         wg.store()
+        if midway:
+            pl.when(step + ahead < steps)(lambda: begin(step + ahead, committed=True))
         log_total = warp.first_row(wg, warp.joined(wg, log_totals))
         total = wg.spread(jnp.exp2(log_total), 1, block.width)
         of_rows = (words.turned(words.columns(left, first, TILE)) for first in plan.state_blocks)
@@ -224,12 +231,14 @@ def _kernel(
     if starts is not None:
         start = starts.at[flow, block.batch, block.head, segment]
         state = [wg.load(start.at[rows, block.of_head]) for rows in blocks]
-    for step in range(min(stages - 1, steps)):
+    for step in range(min(ahead, steps)):
         begin(jnp.int32(step))
     log_through = None if log_decays is None else warp.first_row(wg, zeros)
     state, log_through = lax.fori_loop(0, steps, add_tile, (state, log_through))
     if ends is None:
-        write_border(tile_at(tiles - 1) + leftwards, state)
+        leave_border(state)
+        wg.store()
+        write_border(tile_at(tiles - 1) + leftwards)
         block.wait_for_writes()
         return
 

@@ -21,20 +21,28 @@ from rwkv_kernels.gpu.warpgroup import FLOAT16, Operand, Warpgroup
 
 LOG2_E = math.log2(math.e)
 LOG_SCALE = 256
-_LARGEST_LOGIT = math.log(255 / LOG2_E)
+ONE = 1 / LOG_SCALE  # in masks whose products with log d are logarithms to base 2
+_LARGEST_LOG2 = 255  # of one over a decay
+_LARGEST_LOGIT = math.log(_LARGEST_LOG2 / LOG2_E)
 
 
 def log2_decay(wg: Warpgroup, w: Parts, count: Array, dtype=FLOAT16) -> Float[Array, "64 n"]:
     """256 log2 d of a tile of decay logits in shared memory, of which so many rows are tokens."""
 
     def of_part(logits: Float[Array, "64 m"]) -> Float[Array, "64 m"]:
-        logits = jnp.minimum(logits, _LARGEST_LOGIT)
+        if wg.warpgroups > 2:
+            # With four warpgroups' registers the last compiler would do products one by one if
+            # pairs were bounded.
+            logits = jnp.minimum(logits, _LARGEST_LOGIT)
         log2_d = -jnp.exp2(logits * LOG2_E + math.log2(LOG_SCALE * LOG2_E))
         if wg.plan.causal and wg.plan.last_rows < TILE:
             # The final state comes past what the last tile is filled up with, which must not decay
             # it.
             log2_d = jnp.where(wg.index(logits.shape[1], 0) < count, log2_d, 0.0)
-        return log2_d.astype(dtype)
+        log2_d = log2_d.astype(dtype)
+        if wg.warpgroups > 2:
+            return log2_d
+        return jnp.maximum(log2_d, jnp.asarray(-LOG_SCALE * _LARGEST_LOG2, dtype))
 
     # A part after the other, since registers are short.
     found = [of_part(wg.load_raw(part)) for part in w]
@@ -49,19 +57,21 @@ def of_logit(logits: Float[Array, "64 m"]) -> Float[Array, "64 m"]:
 def log2_product(
     wg: Warpgroup, mask: Float16[Array, "64 64"], log_d: Operand
 ) -> Float[Array, "64 n"]:
-    """log2 of the product of the tokens' decays (columns) that a row of a mask has marked."""
-    return wg.product(scaled(mask), log_d)
+    """log2 of the product of the tokens' decays (columns) that a row of a mask has marked with
+    `ONE`.
+    """
+    return wg.product(mask, log_d)
 
 
 def scaled(mask: Float16[Array, "64 s"]) -> Float16[Array, "64 s"]:
-    """A mask whose product with log d is a logarithm to base 2."""
-    return mask * jnp.asarray(1 / LOG_SCALE, FLOAT16)
+    """A mask of zeros and ones with `ONE` for 1."""
+    return mask * jnp.asarray(ONE, FLOAT16)
 
 
 def product_of_decays(
     wg: Warpgroup, mask: Float16[Array, "64 64"], log_d: Operand
 ) -> Float[Array, "64 n"]:
-    """For each token (row of a mask) that of the tokens (columns) marked.
+    """For each token (row of a mask) that of the tokens (columns) marked with `ONE`.
 
     With `masks.decays_to_midpoint` c_m: of what lies strictly between each token and its block's
     midpoint. With `masks.decays_to_edge`: of all that lies beyond each one on one side.

@@ -285,11 +285,12 @@ class Warpgroup:
             plgpu.SwizzleTransform(self.swizzle),
         )
 
-    def operand(self, columns: int, *, rows: int | None = None, dtype=BFLOAT16) -> Any:
-        """Shared memory for an operand [rows, columns] of each warpgroup, swizzled."""
-        return plgpu.SMEM(
-            (self.warpgroups, rows or TILE, columns), dtype, transforms=self._transforms
-        )
+    def operand(
+        self, columns: int, *, several: tuple[int, ...] = (), rows: int = TILE, dtype=BFLOAT16
+    ) -> Any:
+        """Shared memory for an operand [rows, columns] of each warpgroup, swizzled; for several."""
+        shape = (self.warpgroups, *several, rows, columns)
+        return plgpu.SMEM(shape, dtype, transforms=self._transforms)
 
     def numbers(self, count: int) -> Any:
         """Shared memory for a float32 of each channel or token, of each warpgroup."""

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float32, Int
 
 from rwkv_kernels.gpu import masks, tile, tokens, warp, words
-from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.call import Block, Grid, kernel_call
 from rwkv_kernels.gpu.float32 import levels
 from rwkv_kernels.gpu.float32.flows import Part, add_of_log, of_values, through_flow
 from rwkv_kernels.gpu.float32.rooms import MET, OF_V, Rooms, Work
@@ -80,7 +80,7 @@ def backward(
     outputs["du"] = jax.ShapeDtypeStruct((B, plan.tiles, C), jnp.float32)
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs, outputs, {"rooms": tuple(rooms)},
-        grid=(B, u.shape[0], plan.tiles), copies=5 * len(came), state_copies=plan.words,
+        grid=Grid(B, u.shape[0], plan.tiles), copies=5 * len(came), state_copies=plan.words,
         name="wkv6_float32_backward",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, BFloat16, Float, Float16, Float32
 
 from rwkv_kernels.gpu import beside, masks, tile, tokens, warp, words
-from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.call import Block, Grid, kernel_call
 from rwkv_kernels.gpu.float32 import levels
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.warpgroup import FLOAT16, Warpgroup
@@ -50,8 +50,8 @@ def forward(
     return kernel_call(
         functools.partial(_kernel, wg, flows), wg, inputs,
         {"y": jax.ShapeDtypeStruct(v.shape, v.dtype)}, scratch,
-        grid=(r.shape[0], u.shape[0], plan.tiles), copies=4 * len(came), state_copies=plan.words,
-        name="wkv6_float32_forward",
+        grid=Grid(r.shape[0], u.shape[0], plan.tiles), copies=4 * len(came),
+        state_copies=plan.words, name="wkv6_float32_forward",
     )["y"]  # fmt: skip
 
 
