@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +11,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
+from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.tokens import Parts
 from rwkv_kernels.gpu.warpgroup import Warpgroup
-
-
-class Grid(NamedTuple):
-    """Where blocks are: a head's parts side by side.
-
-    Attributes:
-      last_apart: the last parts of all heads come after all others. Where they go another way
-        through a kernel, only one of the two is in a multiprocessor's instruction cache then.
-    """
-
-    batches: int
-    heads: int
-    parts: int
-    last_apart: bool = False
-
-    def at(self, place: Array) -> tuple[Array, Array]:
-        """The head, of all batches' heads, and the part of it."""
-        together = self.parts - self.last_apart
-        if not together:
-            return place, jnp.int32(0)
-        head, part = lax.div(place, together), lax.rem(place, together)
-        if not self.last_apart:
-            return head, part
-        others = self.batches * self.heads * together
-        last = place >= others
-        return jnp.where(last, place - others, head), jnp.where(last, together, part)
 
 
 class Block:
@@ -56,7 +31,7 @@ class Block:
     """
 
     def __init__(
-        self, place: Array, wg: Warpgroup, index: Array, grid: "Grid",
+        self, place: Array, wg: Warpgroup, index: Array, grid: Grid,
         came: Any, state_came: Any, met: Any,
     ) -> None:  # fmt: skip
         self.plan, self.width, self.index = wg.plan, wg.width, index

@@ -18,7 +18,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.gpu import tokens
-from rwkv_kernels.gpu.call import Block, Grid, kernel_call
+from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, Operand, Warpgroup

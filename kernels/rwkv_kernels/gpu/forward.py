@@ -14,7 +14,8 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float16
 
 from rwkv_kernels.gpu import beside, choose, gentle, masks, sixteens, tile, tokens, warp
-from rwkv_kernels.gpu.call import Block, Grid, kernel_call
+from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Operand, Warpgroup
 

@@ -168,7 +168,8 @@ def _meet(
     wg: Warpgroup, block: Block, of_held: Held, of_rooms: Rooms, bits
 ) -> BFloat16[Array, "64 64"]:
     """Scores, with 0 on the diagonal; leaves their gradients in rooms for either side."""
-    _, v, _, g, _, A, dA = block.own(of_held, anew=_MEET).operands()
+    held = block.own(of_held, anew=_MEET).operands()
+    v, g, A, dA = held.v, held.g, held.A, held.dA
     X, Y, E, D, Z = block.own(of_rooms, anew=_MEET).operands()
     of_sides = [[(E, X.T)], [(g, v.T)]]
     if not wg.plan.causal:
@@ -196,7 +197,8 @@ def _of_part(
     after j, less half of that before j, less half of E_j + F_j. The last is half of E_j - F_j less
     E_j, and the first of these is summed up with the others.
     """
-    *_, of_log_d, A, dA = block.own(of_held, anew=_GRADIENTS + i).operands()
+    held = block.own(of_held, anew=_GRADIENTS + i).operands()
+    of_log_d, A, dA = held.log_d, held.A, held.dA
     X, Y, E, D, Z = block.own(of_rooms, anew=_GRADIENTS + i).operands()
     P, Q = _factors(log_p, wg.load_raw(of_log_d.columns(*part).ref))
     # Of each way: gradients of scores, what r and k are there, and what gradients are theirs by.

@@ -92,7 +92,8 @@ def through_levels(
         return gentle.gradients(wg, block, of_held, of_rooms, with_itself, meetings, bits, answer)
 
     def level(bit: Int[Array, ""], sums: list[Sums]) -> list[Sums]:
-        r, _, k, _, log_d, A, dA = block.own(of_held, anew=bit).operands()
+        held = block.own(of_held, anew=bit).operands()
+        r, k, log_d, A, dA = held.r, held.k, held.log_d, held.A, held.dA
         X, Y, E, D, _ = block.own(of_rooms, anew=bit).operands()
 
         def met(part: int) -> Float16[Array, "64 64"]:
@@ -135,7 +136,8 @@ def through_other_tile(
 
     Leaves the scores of the other tile's tokens with this one's, transposed, in the room of dA.
     """
-    r, v, k, g, log_d, _, room = block.own(of_held, anew=1).operands()
+    held = block.own(of_held, anew=1).operands()
+    r, k, v, g, log_d, room = held.r, held.k, held.v, held.g, held.log_d, held.dA
     X, Y, E, D, _ = block.own(of_rooms, anew=1).operands()
     other = block.of(1 - block.index, of_held, anew=1).operands()
     other_X, other_Y, *_ = block.of(1 - block.index, of_rooms, anew=1).operands()

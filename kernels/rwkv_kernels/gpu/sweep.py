@@ -20,7 +20,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float, Float32
 
 from rwkv_kernels.gpu import masks, tile, tokens, warp, words
-from rwkv_kernels.gpu.call import Block, Grid, kernel_call
+from rwkv_kernels.gpu.call import Block, kernel_call
+from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE, Plan, parts
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup, halves
 

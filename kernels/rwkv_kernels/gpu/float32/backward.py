@@ -15,11 +15,12 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, BFloat16, Float, Float32, Int
 
 from rwkv_kernels.gpu import masks, tile, tokens, warp, words
-from rwkv_kernels.gpu.call import Block, Grid, kernel_call
+from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.float32 import levels
 from rwkv_kernels.gpu.float32.flows import Part, add_of_log, of_values, through_flow
 from rwkv_kernels.gpu.float32.rooms import MET, OF_V, Rooms, Work
 from rwkv_kernels.gpu.flows import SAID, each
+from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.sums import Sums
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, BFloat16, Float, Float16, Float32
 
 from rwkv_kernels.gpu import beside, masks, tile, tokens, warp, words
-from rwkv_kernels.gpu.call import Block, Grid, kernel_call
+from rwkv_kernels.gpu.call import Block, kernel_call
 from rwkv_kernels.gpu.float32 import levels
+from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.warpgroup import FLOAT16, Warpgroup
 
