@@ -73,7 +73,8 @@ def _high(x, y):
 
 
 def _joined(low, high, dtype: str):
-    pairs = np.stack([low, high], axis=1).astype(NUMPY[dtype])
+    with np.errstate(over="ignore"):  # to an infinity, which a GPU does not remark upon
+        pairs = np.stack([low, high], axis=1).astype(NUMPY[dtype])
     return pairs.reshape(-1).view("u4")
 
 
