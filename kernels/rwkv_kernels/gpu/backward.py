@@ -50,17 +50,17 @@ def backward(
     tile_, square = wg.operand(N), wg.operand(TILE)  # as they lie in shared memory
     # In turn: tokens as they come, what is held of them, and what has been found; what levels work
     # in, and what is worked with beside levels.
-    *came, g_came = (wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
+    w_came, *came, g_came = (wg.tokens(N, x.dtype) for x in (w, r, k, v, g))
     logs = wg.operand(N, dtype=FLOAT16)
     with_states = plan.reads_states("backward")
     of_asked = (wg.operand(N, several=(2,), rows=N),) if with_states else ()
     of_said = (wg.operand(N, rows=N),) if with_states else ()
     scratch = {
-        "held": wg.in_turn(
-            came,
-            (tile_, tile_, tile_, tile_, logs, square),
-            (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype)),
+        # What is found for r and k is there while all else is still read.
+        "r_and_v": wg.in_turn(
+            w_came, (tile_, tile_), (wg.tokens(N, r.dtype), wg.tokens(N, k.dtype))
         ),
+        "held": wg.in_turn(came, (tile_, tile_, logs, square)),
         "work": wg.in_turn(
             (tile_, tile_, tile_, square),
             (wg.numbers(N), tile_, *of_asked),
@@ -80,21 +80,22 @@ def backward(
     last_apart = wg.warpgroups == 1  # a last tile of few tokens takes levels
     return kernel_call(
         functools.partial(_kernel, wg), wg, inputs, outputs, scratch,
-        grid=Grid(B, u.shape[0], plan.tiles, last_apart), copies=sum(map(len, (*came, g_came))),
-        state_rooms=3, name="wkv6_backward",
+        grid=Grid(B, u.shape[0], plan.tiles, last_apart), state_rooms=3,
+        copies=sum(map(len, (w_came, *came, g_came))), name="wkv6_backward",
     )  # fmt: skip
 
 
 def _kernel(
     wg: Warpgroup, block: Block, *, r, k, v, w, u, g, meetings, bits,
-    said, asked, flows, dr, dk, dv, dw, du, held, work, scores_or_said,
+    said, asked, flows, dr, dk, dv, dw, du, r_and_v, held, work, scores_or_said,
 ) -> None:  # fmt: skip
-    of_came, of_held, of_found = held
-    of_rooms, of_sides, of_g, of_last = work
-    (of_scores, own_room), of_said = scores_or_said
-    of_held, of_sides = Held._make((*of_held, of_scores)), Sides(*of_sides, *of_said)
-    of_rooms = Rooms._make((*of_rooms, own_room))
-    w_, r_, k_, v_, g_ = block.own((*of_came, *of_g))
+    of_w, (of_r, of_v), of_found = r_and_v
+    of_came, (of_k, of_g, of_log_d, of_A) = held
+    of_rooms, of_sides, of_g_came, of_last = work
+    (of_dA, own_room), of_said = scores_or_said
+    of_held = Held(of_r, of_k, of_v, of_g, of_log_d, of_dA, of_A)
+    of_rooms, of_sides = Rooms._make((*of_rooms, own_room)), Sides(*of_sides, *of_said)
+    w_, r_, k_, v_, g_ = block.own((of_w, *of_came, *of_g_came))
     held, sides = block.own(of_held), block.own(of_sides)
     i = block.part
 

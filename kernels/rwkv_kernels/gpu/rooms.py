@@ -8,17 +8,16 @@ from rwkv_kernels.gpu.warpgroup import Operand
 class Held(NamedTuple):
     """A tile as products read it.
 
-    r, v, k, g, log_d: [64, N], the first two first, whose rooms the gradients of r and k take;
-    A: scores, dA: their gradients, [64, 64].
+    r, k, v, g, log_d: [64, N]; dA: gradients of scores, A: scores, [64, 64].
     """
 
     r: Any
-    v: Any
     k: Any
+    v: Any
     g: Any
     log_d: Any
-    A: Any
     dA: Any  # noqa: N815, as the formulas have it
+    A: Any
 
     def operands(self) -> "Held":
         return Held(*map(Operand, self))
