@@ -62,7 +62,8 @@ def to_edge(
 ) -> Float16[Array, "64 64"]:  # fmt: skip
     """`masks.decays_to_edge` of all tokens, by meetings of each one's sixteen.
 
-    one: what stands for 1: the compiler would multiply a mask of which it does not know the edge.
+    one: what stands for 1. Given here, since the compiler would multiply all of a mask whose edge
+    it does not know.
     """
     mask = masks.decays_to_edge(own, left, transposed=transposed)
     mask = mask * jnp.asarray(one, mask.dtype)

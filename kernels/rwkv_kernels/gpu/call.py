@@ -1,4 +1,4 @@
-"""What the kernels' calls have in common: the grid, how tokens and states come and go."""
+"""What the kernels' calls have in common: how tokens and states come and go."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ class Block:
     the right, flow 1 to the left.
 
     Attributes:
-      batch, head, part: where it is in the grid (`kernel_call`).
+      batch, head, part: where it is in the grid (`Grid.at`).
       first, width: its channels of the head.
       index: which of the block's warpgroups it is.
     """

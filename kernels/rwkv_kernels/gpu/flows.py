@@ -45,6 +45,10 @@ class Way(NamedTuple):
         """1 if the tokens' decays up to the tile's left edge act, 0 if those to the right."""
         return flow if self.against else 1 - flow
 
+    def border(self, block: Block, flow: int | Array) -> int | Array:
+        """Where the state is that a flow brings to a tile: at its left edge, or its right one."""
+        return block.part + 1 - self.left(flow)
+
     def barrier(self, flow: int | Array) -> int | Array:
         """For `Block.wait_for_state`: what is said comes to one room, what flows ask to two."""
         return self.number + flow if self.against else self.number
@@ -83,9 +87,9 @@ class States(NamedTuple):
         self._start(block, ASKED, self.asked, flow, room)
 
     def _start(self, block: Block, way: Way, array, flow: int | Array, room) -> None:
-        border = block.part + 1 - way.left(flow)
+        state = block.state(array, flow, way.border(block, flow))
         pl.when((flow < self.flows[0]) & block.comes(flow, against=way.against))(
-            lambda: block.start_state([(block.state(array, flow, border), room)], way.barrier(flow))
+            lambda: block.start_state([(state, room)], way.barrier(flow))
         )
 
 

@@ -119,6 +119,8 @@ class Plan:
         if kernel == "forward":
             second = 0 if self.causal else state
             return 4 * tile + max(tile, second) + state
+        # r, k, v, g, log d and scores; what is worked in, or two states asked with what is beside
+        # them; gradients of scores, or a state said (`backward.backward`).
         work = max(3 * tile + square, _room(4 * N) + tile + 2 * state)
         return 5 * tile + square + work + max(2 * square, state)
 

@@ -109,7 +109,7 @@ def add_of_log(
 def _start(work: Work, way: Way, flow: Array, room: Sequence, part: Part | None = None) -> None:
     """Begins to copy a state, or half of its columns, in words."""
     block = work.block
-    border = block.part + 1 - way.left(flow)
+    border = way.border(block, flow)
     copies = []
     for array, to in zip(work.said if way is SAID else work.asked, room, strict=True):
         source = block.state(array, flow, border)
