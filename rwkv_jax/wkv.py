@@ -109,23 +109,23 @@ def ddlerp_kernel(
 
 def head_norm_kernel(
     shape: tuple[int, ...], dtype, heads: int, eps: float
-) -> Callable[[Array, Array, Array], Array] | None:
-    """`rwkv_kernels.head_norm.head_norm` of tokens [B, T, D] of that shape and dtype, a scale and a
-    bias, on every device's part of the batch and heads; None where no kernel serves.
+) -> Callable[[Array, Array, Array, Array], Array] | None:
+    """`rwkv_kernels.head_norm.gated_head_norm` of tokens [B, T, D] of that shape and dtype, a gate,
+    a scale and a bias, on every device's part of the batch and heads; None where no kernel serves.
     """
     part, parts = _part_of_device(shape), axis_sizes()[TENSOR_AXIS]
     if part is None or heads % parts or head_norm.unservable(part, dtype, heads // parts):
         return None
 
-    def norm(x, scale, bias):
-        return head_norm.head_norm(x, scale, bias, heads // parts, eps)
+    def norm(x, gate, scale, bias):
+        return head_norm.gated_head_norm(x, gate, scale, bias, heads // parts, eps)
 
     if set(axis_sizes().values()) == {1}:
         return norm
     tokens, weights = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS), PartitionSpec(TENSOR_AXIS)
     return jax.shard_map(
         norm,
-        in_specs=(tokens, weights, weights),
+        in_specs=(tokens, tokens, weights, weights),
         out_specs=tokens,
         check_vma=False,  # the kernels know nothing of meshes
     )

@@ -126,22 +126,29 @@ class LayerNorm(nnx.Module):
 
 
 class HeadNorm(nnx.Module):
-    """Group norm with a group a head, token by token: what RWKV puts after the WKV."""
+    """Group norm with a group a head, token by token, times silu of a gate: what RWKV puts after
+    the WKV.
+    """
 
     def __init__(self, scale: Float[Array, "D"], eps: float) -> None:
         self.scale = nnx.Param(scale)
         self.bias = nnx.Param(jnp.zeros_like(scale))
         self.eps = eps
 
-    def __call__(self, y: Float[Array, "B T H N"]) -> Float[Array, "B T D"]:
-        B, T, H, N = y.shape
+    def __call__(
+        self, y: Float[Array, "B T D"], gate: Float[Array, "B T D"], heads: int
+    ) -> Float[Array, "B T D"]:
         scale, bias = self.scale[...], self.bias[...]
+        kernel = head_norm_kernel(y.shape, jnp.result_type(y, gate), heads, self.eps)
+        if kernel is not None:
+            return kernel(y, gate, scale, bias)
+        return self._normed(y, scale, bias, heads) * jax.nn.silu(gate)
+
+    def _normed(self, y: Array, scale: Array, bias: Array, heads: int) -> Float[Array, "B T D"]:
+        B, T, D = y.shape
         if platform() == "tpu":
-            flat = y.reshape(B, T, H * N)  # [B, T, H, N] -> [B, T, D]
-            kernel = head_norm_kernel(flat.shape, flat.dtype, H, self.eps)
-            if kernel is not None:
-                return kernel(flat, scale, bias)
-            return norm(flat, scale, bias, HeadsOfLastAxis(H, N), self.eps)
-        scale, bias = (x.reshape(H, N) for x in (scale, bias))  # [D] -> [H, N]
+            return norm(y, scale, bias, HeadsOfLastAxis(heads, D // heads), self.eps)
+        y = y.reshape(B, T, heads, -1)  # [B, T, D] -> [B, T, H, N]
+        scale, bias = (x.reshape(heads, -1) for x in (scale, bias))  # [D] -> [H, N]
         normed = norm(y, scale, bias, LastAxis(), self.eps)
-        return normed.reshape(B, T, H * N)  # [B, T, H, N] -> [B, T, D]
+        return normed.reshape(B, T, D)  # [B, T, H, N] -> [B, T, D]

@@ -4,7 +4,6 @@ Unlike attention there are no pairs of tokens: a decayed sum runs over the token
 channel forgets is computed from the token itself. Unlike RWKV-6 the sum may run in both directions.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -18,7 +17,7 @@ from rwkv_jax.models.token_shift import TokenShift
 
 
 class SpatialMix(nnx.Module):
-    """Wo(HeadNorm(wkv(r, k, v, w, u)) * g), with r, k, v, w, g from token-shifted inputs.
+    """Wo(HeadNorm(wkv(r, k, v, w, u)) * silu(g)), r, k, v, w and g from token-shifted inputs.
 
     Source: RWKV-6 (arXiv 2404.05892), section 4; RWKV-CLIP (arXiv 2406.06973), section 3.
     """
@@ -59,7 +58,7 @@ class SpatialMix(nnx.Module):
             keep(linear(y, kernel)).reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
             for y, kernel in ((x_r, self.receptance), (x_k, self.key), (x_v, self.value))
         )
-        g = jax.nn.silu(keep(linear(x_g, self.gate)))
+        gate = keep(linear(x_g, self.gate))
         # The decay is exp(-exp(w)): an error in w is an error in an exponent, hence float32.
         z_w = jnp.tanh(keep(linear(x_w, self.decay_w1)))
         w = self.decay[...] + linear(z_w, self.decay_w2, out_dtype=jnp.float32)
@@ -69,5 +68,4 @@ class SpatialMix(nnx.Module):
         y = keep(by_itself(y.reshape(B, T, D)))
         if self.key_norm is not None:
             y = self.key_norm(y)
-        y = y.reshape(B, T, H, N)  # [B, T, D] -> [B, T, H, N]
-        return keep(linear(self.head_norm(y) * g, self.output))
+        return keep(linear(self.head_norm(y, gate, H), self.output))

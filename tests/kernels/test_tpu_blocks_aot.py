@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rwkv_kernels.head_norm import head_norm
+from rwkv_kernels.head_norm import gated_head_norm
 from rwkv_kernels.tpu import topology
 
 pytestmark = pytest.mark.aot
@@ -56,9 +56,9 @@ def test_interpolations_compile(chip, shape):
 def test_head_norms_compile(chip, shape):
     token, weight = (shape, jnp.bfloat16), (shape[-1:], jnp.float32)
 
-    def both(x, scale, bias, g):
-        norm = functools.partial(head_norm, heads=SHAPES[shape], eps=1e-5)
-        y, pullback = jax.vjp(norm, x, scale, bias)
+    def both(x, gate, scale, bias, g):
+        norm = functools.partial(gated_head_norm, heads=SHAPES[shape], eps=1e-5)
+        y, pullback = jax.vjp(norm, x, gate, scale, bias)
         return y, pullback(g)
 
-    assert _kernels(chip, both, token, weight, weight, token) == 2
+    assert _kernels(chip, both, token, token, weight, weight, token) == 2

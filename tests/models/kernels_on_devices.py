@@ -26,11 +26,11 @@ def formula(x, xx, z, maa, up):
     return tuple(x + xx * (maa[a] + z[..., of_a] @ up[a]) for a, of_a in enumerate(parts))
 
 
-def norm(x, scale, bias, heads, eps):
+def norm(x, gate, scale, bias, heads, eps):
     by_head = x.reshape(*x.shape[:-1], heads, -1)  # [B, T, D] -> [B, T, H, N]
     centred = by_head - by_head.mean(-1, keepdims=True)
     z = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
-    return z.reshape(x.shape) * scale + bias
+    return (z.reshape(x.shape) * scale + bias) * jax.nn.silu(gate)  # [B, T, H, N] -> [B, T, D]
 
 
 def both(function, given):
@@ -61,7 +61,7 @@ def main() -> None:
         formula, shapes, lambda: ddlerp_kernel(token, jnp.float32, (USES, RANK, D))
     )
     norms = errors(
-        functools.partial(norm, heads=HEADS, eps=EPS), (token, (D,), (D,)),
+        functools.partial(norm, heads=HEADS, eps=EPS), (token, token, (D,), (D,)),
         lambda: head_norm_kernel(token, jnp.float32, HEADS, EPS),
     )  # fmt: skip
     print(json.dumps({"interpolations": interpolations, "norms": norms}))
@@ -72,6 +72,6 @@ if __name__ == "__main__":
         mock.patch.object(ddlerp, "unservable", return_value=()),
         mock.patch.object(ddlerp, "ddlerp", formula),
         mock.patch.object(head_norm, "unservable", return_value=()),
-        mock.patch.object(head_norm, "head_norm", norm),
+        mock.patch.object(head_norm, "gated_head_norm", norm),
     ):
         main()

@@ -54,6 +54,12 @@ class Block:
         other.head = head
         return other
 
+    def by_rows(self) -> tuple["Block", Array]:
+        """The block of a head, and which part of it, where the grid's parts are heads and its heads
+        parts: blocks beside one another work on the same tokens, so rows of memory are read whole.
+        """
+        return self.at_head(self.part), self.head
+
     def own(self, memory, *, anew: int | Array = 0):
         """This warpgroup's of shared memory of which each has its own.
 
@@ -78,6 +84,11 @@ class Block:
         if self._wg.warpgroups > 1:
             plgpu.barrier_arrive(self._met)
             plgpu.barrier_wait(self._met)
+
+    @property
+    def heads(self) -> int:
+        """How many heads the grid has, of a batch's each."""
+        return self._grid.heads
 
     @property
     def channel(self) -> Array:
@@ -243,13 +254,15 @@ def kernel_call(
     stages: int = 1,
     state_copies: int = 1,
     state_rooms: int = 2,
+    sums: int = 0,
     name: str,
 ) -> dict[str, Array]:
     """Runs `body(block, **refs)` over the grid.
 
     Each of a block's warpgroups works on a part of a head. Inputs may be None, and are None in the
     body then. scratch: shared memory. copies: so many of tokens come in to each at once, in so many
-    stages; state_copies: so many of a state; state_rooms: to so many rooms.
+    stages; state_copies: so many of a state; state_rooms: to so many rooms. sums: the most
+    columns that are summed over a tile's rows at once.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
     many = wg.warpgroups > 1
@@ -284,7 +297,8 @@ def kernel_call(
             approx_math=True,
             lowering_semantics=plgpu.LoweringSemantics.Lane,
             unsafe_no_auto_barriers=True,  # see warpgroup.py
-            reduction_scratch_bytes=0,  # rows are summed within a warp
+            # Rows are summed within a warp; of columns each of four warps has a float32.
+            reduction_scratch_bytes=4 * 4 * sums,
         ),
         **threads,
         **interpret,

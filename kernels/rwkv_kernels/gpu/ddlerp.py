@@ -70,7 +70,7 @@ def forward(
     results = kernel_call(
         functools.partial(_forward, wg, uses), wg,
         {"x": x[None], "xx": xx[None], "z": z[None], "maa": maa, "up": up}, outputs, scratch,
-        grid=Grid(1, D // CHANNELS, wg.plan.tiles), copies=2 * len(of_tokens) + len(of_z) + 2,
+        grid=Grid(1, wg.plan.tiles, D // CHANNELS), copies=2 * len(of_tokens) + len(of_z) + 2,
         name="ddlerp_forward",
     )  # fmt: skip
     return tuple(y[0] for y in results.values())
@@ -81,7 +81,7 @@ def _forward(
     maa_, **outputs: Any,
 ) -> None:  # fmt: skip
     x_, xx_, z_, first, second, up_, maa_ = block.own((x_, xx_, z_, first, second, up_, maa_))
-    i = block.part
+    block, i = block.by_rows()
     channels = pl.ds(block.channel, CHANNELS)
     places = ((x, x_), (xx, xx_))
     copies = [copy for array, to in places for copy in block.tokens(array, i, to)]

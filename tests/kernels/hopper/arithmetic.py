@@ -32,6 +32,7 @@ ARITHMETIC: dict[Any, str] = {
     "min": "np.minimum({0}, {1})", "max": "np.maximum({0}, {1})",  # of floats: NaN if one is
     "and": "{0} & {1}", "or": "{0} | {1}", "xor": "{0} ^ {1}", "not": "~{0}",
     "shl": "{0} << {1}", "shr": "{0} >> {1}", "ex2": "np.exp2({0})",
+    "rsqrt": "1 / np.sqrt({0})",
     "bfe": "bits({0}, {1}, {2})",
     "prmt": "({0} & np.uint32(0xFFFF)) | ({1} << np.uint32(16))",
 }  # fmt: skip

@@ -1,0 +1,35 @@
+"""The gated head norm as an H200 gets it: compiled, and played on a CPU, against float64.
+
+Run by `make test-aot`: needs the CUDA plugin's wheels, and no GPU.
+"""
+
+import head_norm_judge
+import pytest
+from hopper.launch import on_machine
+
+from rwkv_kernels import bench_gpu_static, head_norm_gpu
+
+pytestmark = pytest.mark.aot
+
+
+@pytest.mark.parametrize(("tokens", "heads"), [(256 * 49, 8), (256 * 77, 10)])
+def test_kernels_compile_and_fit(tokens, heads):
+    kernels = bench_gpu_static.compiled_head_norm(tokens, heads)
+    assert [kernel.name for kernel in kernels] == ["head_norm_backward", "head_norm_forward"]
+    for kernel in kernels:
+        assert not kernel.spill_stores + kernel.spill_loads, kernel
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("down", [False, True])
+def test_played(down, lazy, monkeypatch):
+    """The order of warps, and whether copies come early or late."""
+    monkeypatch.setattr(head_norm_gpu.kernels, "_BLOCKS", {"forward": 4, "backward": 2})
+    given = head_norm_judge.inputs((1, 150, 160))
+    with on_machine(down=down, lazy=lazy) as runs:
+        function = head_norm_judge.value_and_gradients(2, head_norm_gpu.gated_head_norm)
+        head_norm_judge.check(2, given, function)
+    # As many blocks fit on a multiprocessor as are begun on it.
+    fit = {run.name: 228 * 1024 // (run.shared_memory + 1024) for run in runs}
+    assert fit["head_norm_forward"] >= 3
+    assert fit["head_norm_backward"] >= 2
