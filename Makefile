@@ -95,7 +95,7 @@ gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -n 8 -m gpu
 	$(VENV)-rivals/bin/python kernels/rwkv_kernels/bench_gpu_torch.py --out build/gpu_rivals.json
 	$(BIN)/python -m rwkv_kernels.bench_gpu --rivals build/gpu_rivals.json --out docs/gpu_bench.md
-	$(BIN)/python -m rwkv_kernels.bench_ddlerp --out docs/gpu_ddlerp.md
+	$(BIN)/python -m rwkv_kernels.bench_beside --out docs/gpu_beside.md
 # The training step of B/32, with the kernels and without.
 bench-training: $(VENV)/.cuda13
 	$(BIN)/python -m rwkv_jax.bench_training --out docs/training_bench.md

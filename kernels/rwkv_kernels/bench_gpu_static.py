@@ -8,7 +8,6 @@ Needs the extra `aot`: python -m rwkv_kernels.bench_gpu_static [--out FILE.md]
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -21,12 +20,10 @@ import tqdm
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rwkv_kernels.bench import save
-from rwkv_kernels.bench_ddlerp import TOKENS, both, shapes
-from rwkv_kernels.ddlerp import ddlerp
+from rwkv_kernels.bench_beside import PARTS, TOKENS, D, Part, both
 from rwkv_kernels.gpu import topology
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.tiling import Tiling, default
-from rwkv_kernels.head_norm import gated_head_norm
 from rwkv_kernels.pallas_gpu import bi_wkv6, wkv6, words_of
 
 SHAPES = (
@@ -114,29 +111,17 @@ def compile_call(case: Case, tiling: Tiling) -> None:
         jax.jit(value_and_gradients).lower(token, token, token, w, u, token).compile()
 
 
-def compile_ddlerp(M: int) -> None:
-    """As `compile_call`, of the interpolations of so many tokens."""
+def compile_beside(part: Part, M: int) -> None:
+    """As `compile_call`, of what kernels do beside the WKV, of so many tokens."""
     mesh = topology.mesh()
     sharding = NamedSharding(mesh, PartitionSpec())
-    arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in shapes(M)]
+    inputs = part.inputs(M)
+    arrays = [
+        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        for x in (*inputs, *[inputs[0]] * part.results)
+    ]
     with jax.set_mesh(mesh):
-        jax.jit(both(ddlerp)).lower(*arrays).compile()
-
-
-def compile_head_norm(M: int, heads: int) -> None:
-    """As `compile_call`, of the gated head norm of so many tokens of 640 channels."""
-    mesh = topology.mesh()
-    sharding = NamedSharding(mesh, PartitionSpec())
-    token = jax.ShapeDtypeStruct((1, M, 640), "bfloat16", sharding=sharding)
-    row = jax.ShapeDtypeStruct((640,), "float32", sharding=sharding)
-
-    def value_and_gradients(x, gate, scale, bias, g):
-        norm = functools.partial(gated_head_norm, heads=heads, eps=1e-5)
-        y, pullback = jax.vjp(norm, x, gate, scale, bias)
-        return y, pullback(g)
-
-    with jax.set_mesh(mesh):
-        jax.jit(value_and_gradients).lower(token, token, row, row, token).compile()
+        jax.jit(both(part.kernels, len(inputs))).lower(*arrays).compile()
 
 
 def compiled(case: Case, tiling: Tiling | None = None) -> list[Compiled]:
@@ -145,14 +130,9 @@ def compiled(case: Case, tiling: Tiling | None = None) -> list[Compiled]:
     return _compiled_apart("--compile", *map(json.dumps, what))
 
 
-def compiled_ddlerp(tokens: int) -> list[Compiled]:
-    """As `compiled`, of the interpolations."""
-    return _compiled_apart("--compile-ddlerp", str(tokens))
-
-
-def compiled_head_norm(tokens: int, heads: int) -> list[Compiled]:
-    """As `compiled`, of the gated head norm."""
-    return _compiled_apart("--compile-head-norm", str(tokens), str(heads))
+def compiled_beside(title: str, tokens: int) -> list[Compiled]:
+    """As `compiled`, of a part of `bench_beside.PARTS`."""
+    return _compiled_apart("--compile-beside", title, str(tokens))
 
 
 def _compiled_apart(*what: str) -> list[Compiled]:
@@ -228,18 +208,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     parser.add_argument("--compile", nargs=2, type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--compile-ddlerp", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--compile-head-norm", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--compile-beside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.compile:
         case, tiling = options.compile
         compile_call(Case(**case), Tiling(**tiling))
         return
-    if options.compile_ddlerp:
-        compile_ddlerp(options.compile_ddlerp)
-        return
-    if options.compile_head_norm:
-        compile_head_norm(*options.compile_head_norm)
+    if options.compile_beside:
+        title, tokens = options.compile_beside
+        compile_beside(PARTS[title], int(tokens))
         return
     lines = [
         "# Registers and shared memory of the Hopper kernels\n",
@@ -255,12 +232,11 @@ def main() -> None:
     for case in tqdm.tqdm(CASES, unit="call"):
         lines += [row(case, x) for x in compiled(case)]
     lines += [
-        f"\nThe interpolations (`ddlerp`) of {TOKENS[0]:,} tokens, 5 uses of rank 32, D = 640, and "
-        "the gated head norm of 8 heads.\n",
+        f"\nBeside the WKV, {TOKENS[0]:,} tokens, D = {D}: {'; '.join(PARTS)}.\n",
         "| kernel | registers | spilled, stores / loads | products one by one |",
         "|---" * 4 + "|",
     ]
-    for x in (*compiled_ddlerp(TOKENS[0]), *compiled_head_norm(TOKENS[0], heads=8)):
+    for x in (x for title in PARTS for x in compiled_beside(title, TOKENS[0])):
         spilled = f"{x.spill_stores} / {x.spill_loads}"
         lines.append(
             f"| {x.name} | {x.registers} | {spilled} | {'yes' if x.serialized else 'no'} |"

@@ -1,7 +1,7 @@
 """`ddlerp` by kernels for a Hopper GPU: the three of `gpu/ddlerp.py`, and what puts them together.
 
 XLA writes each product to memory and reads it again, and more for the gradient: twice the time of
-these kernels (docs/gpu_ddlerp.md). Tokens are [M, D] to them, whichever axes they come in.
+these kernels (docs/gpu_beside.md). Tokens are [M, D] to them, whichever axes they come in.
 """
 
 import functools

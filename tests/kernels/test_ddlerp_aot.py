@@ -7,13 +7,14 @@ import ddlerp_judge
 import pytest
 from hopper.launch import on_machine
 
-from rwkv_kernels import bench_gpu_static, ddlerp_gpu
+from rwkv_kernels import bench_beside, bench_gpu_static, ddlerp_gpu
 
 pytestmark = pytest.mark.aot
 
 
 def test_kernels_compile_and_fit():
-    kernels = bench_gpu_static.compiled_ddlerp(tokens=256 * 49)
+    (title,) = (title for title in bench_beside.PARTS if "ddlerp" in title)
+    kernels = bench_gpu_static.compiled_beside(title, tokens=256 * 49)
     names = [kernel.name for kernel in kernels]
     assert names == ["ddlerp_by_channels", "ddlerp_by_tokens", "ddlerp_forward"]
     for kernel in kernels:

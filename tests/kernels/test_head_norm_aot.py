@@ -7,14 +7,14 @@ import head_norm_judge
 import pytest
 from hopper.launch import on_machine
 
-from rwkv_kernels import bench_gpu_static, head_norm_gpu
+from rwkv_kernels import bench_beside, bench_gpu_static, head_norm_gpu
 
 pytestmark = pytest.mark.aot
 
 
-@pytest.mark.parametrize(("tokens", "heads"), [(256 * 49, 8), (256 * 77, 10)])
-def test_kernels_compile_and_fit(tokens, heads):
-    kernels = bench_gpu_static.compiled_head_norm(tokens, heads)
+def test_kernels_compile_and_fit():
+    (title,) = (title for title in bench_beside.PARTS if "heads" in title)
+    kernels = bench_gpu_static.compiled_beside(title, tokens=256 * 49)
     assert [kernel.name for kernel in kernels] == ["head_norm_backward", "head_norm_forward"]
     for kernel in kernels:
         assert not kernel.spill_stores + kernel.spill_loads, kernel
