@@ -13,9 +13,18 @@ from jaxtyping import Array, Float
 
 import rwkv_kernels
 from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes, batch_parts
-from rwkv_kernels import ddlerp, head_norm, platform, wkv6
+from rwkv_kernels import ddlerp, decay_logits, head_norm, platform, wkv6
 
-__all__ = ["Wkv", "bi_wkv6", "causal_wkv6", "ddlerp_kernel", "head_norm_kernel", "platform", "wkv6"]
+__all__ = [
+    "Wkv",
+    "bi_wkv6",
+    "causal_wkv6",
+    "ddlerp_kernel",
+    "decay_kernel",
+    "head_norm_kernel",
+    "platform",
+    "wkv6",
+]
 
 Wkv = Callable[
     [
@@ -103,6 +112,30 @@ def ddlerp_kernel(
         ddlerp.ddlerp,
         in_specs=(tokens, tokens, z, *weights),
         out_specs=tokens,
+        check_vma=False,  # the kernels know nothing of meshes
+    )
+
+
+def decay_kernel(
+    shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]
+) -> Callable[[Array, Array, Array], Array] | None:
+    """`rwkv_kernels.decay_logits.decay_logits` of z [B, T, R] of that shape and dtype, on every
+    device's part of the batch and channels; None where no kernel serves.
+    """
+    R, D = up_shape
+    part = _part_of_device((*shape[:2], D))
+    if part is None or decay_logits.unservable((*part[:2], R), dtype, (R, part[-1])):
+        return None
+    if set(axis_sizes().values()) == {1}:
+        return decay_logits.decay_logits
+    return jax.shard_map(
+        decay_logits.decay_logits,
+        in_specs=(
+            PartitionSpec(BATCH_AXES),
+            PartitionSpec(None, TENSOR_AXIS),
+            PartitionSpec(TENSOR_AXIS),
+        ),
+        out_specs=PartitionSpec(BATCH_AXES, None, TENSOR_AXIS),
         check_vma=False,  # the kernels know nothing of meshes
     )
 

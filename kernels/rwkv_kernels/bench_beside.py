@@ -1,4 +1,4 @@
-"""Times of what kernels do beside the WKV on a GPU: interpolations, and head norms with their gate.
+"""Times of what kernels do beside the WKV on a GPU: interpolations, logits of decays, head norms.
 
 Beside XLA's own kernels for the same formulas, and beside memory: each input and output crosses it
 once. As in `bench_gpu`: the GPU's own times, medians of calls after one that is not timed; all is
@@ -22,12 +22,13 @@ from jaxtyping import Array
 from rwkv_kernels.bench import machine, save
 from rwkv_kernels.bench_gpu import BANDWIDTH, timed
 from rwkv_kernels.ddlerp import ddlerp
+from rwkv_kernels.decay_logits import decay_logits
 from rwkv_kernels.head_norm import gated_head_norm
 from rwkv_kernels.platforms import device_kind
 
 # Tokens of 256 pairs: B/32's images and texts, B/16's images.
 TOKENS = (256 * 49, 256 * 77, 256 * 196)
-D, USES, RANK, HEADS, EPS = 640, 5, 32, 8, 1e-5
+D, USES, RANK, HEADS, EPS, DECAY_RANK = 640, 5, 32, 8, 1e-5, 64
 CALLS = 20
 
 
@@ -40,20 +41,23 @@ class Part:
       formula: the same as the model has it where no kernel serves; means are kernels of their own,
         as there.
       inputs: of so many tokens.
-      results: how many arrays like the first input come out.
-      channels: of all arrays of tokens that cross memory forward, and backward; weights are small.
+      results: what comes out.
+      bytes: a token's that cross memory forward, and backward; weights are small.
     """
 
     kernels: Callable[..., Any]
     formula: Callable[..., Any]
     inputs: Callable[[int], list[jax.ShapeDtypeStruct]]
-    results: int
-    channels: tuple[int, int]
+    results: Callable[[int], list[jax.ShapeDtypeStruct]]
+    bytes: tuple[int, int]
+
+    def every(self, M: int) -> list[jax.ShapeDtypeStruct]:
+        """Inputs, and gradients of the results."""
+        return [*self.inputs(M), *self.results(M)]
 
     def programs(self, M: int) -> dict[str, list[Any]]:
         """Forward, and both, of either."""
-        shapes = self.inputs(M)
-        every = [*shapes, *[shapes[0]] * self.results]
+        shapes, every = self.inputs(M), self.every(M)
         return {
             name: [
                 jax.jit(f).lower(*given).compile()
@@ -127,14 +131,30 @@ def _head_norm(x: Array, gate: Array, scale: Array, bias: Array) -> Array:
     return _norm(*by_head).reshape(x.shape) * jax.nn.silu(gate)  # [1, M, H, N] -> [1, M, D]
 
 
+def _of_decays(M: int) -> list[jax.ShapeDtypeStruct]:
+    """z, up and bias."""
+    weights = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((DECAY_RANK, D), (D,)))
+    return [_token(M, DECAY_RANK), *weights]
+
+
+def _decay_logits(z: Array, up: Array, bias: Array) -> Array:
+    return bias + jnp.matmul(z, up.astype(z.dtype), preferred_element_type=jnp.float32)
+
+
 PARTS = {
     f"Interpolations (`ddlerp`), {USES} uses of rank {RANK}": Part(
-        ddlerp, _ddlerp, _of_ddlerp, USES,
-        ((2 + USES) * D + USES * RANK, (3 + USES) * D + 2 * USES * RANK),
+        ddlerp, _ddlerp, _of_ddlerp, lambda M: USES * [_token(M)],
+        (2 * ((2 + USES) * D + USES * RANK), 2 * ((3 + USES) * D + 2 * USES * RANK)),
     ),
     f"Norms of {HEADS} heads with their gate": Part(
-        functools.partial(gated_head_norm, heads=HEADS, eps=EPS), _head_norm, _of_head_norm, 1,
-        (3 * D, 5 * D),
+        functools.partial(gated_head_norm, heads=HEADS, eps=EPS), _head_norm, _of_head_norm,
+        lambda M: [_token(M)],
+        (2 * 3 * D, 2 * 5 * D),
+    ),
+    f"Logits of decays (`decay_logits`), rank {DECAY_RANK}; the gradient is XLA's either way": Part(
+        decay_logits, _decay_logits, _of_decays,
+        lambda M: [jax.ShapeDtypeStruct((1, M, D), jnp.float32)],
+        (2 * DECAY_RANK + 4 * D, 4 * D + 2 * 2 * DECAY_RANK),
     ),
 }  # fmt: skip
 
@@ -157,8 +177,7 @@ def main() -> None:
             "|---|---|---|---|---|---|---|",
         ]
         for M in tqdm.tqdm(TOKENS, unit="shape"):
-            shapes = part.inputs(M)
-            every = [*shapes, *[shapes[0]] * part.results]
+            shapes, every = part.inputs(M), part.every(M)
             keys = jax.random.split(jax.random.key(0), len(every))
             made = zip(keys, every, strict=True)
             arrays = [jax.random.normal(key, like.shape, like.dtype) for key, like in made]
@@ -166,7 +185,7 @@ def main() -> None:
             for once, twice in programs[title, M].values():
                 forward = 1e3 * timed(once, arrays[: len(shapes)], CALLS).total
                 times.append((forward, 1e3 * timed(twice, arrays, CALLS).total - forward))
-            memory = (1e6 * 2 * M * channels / bandwidth for channels in part.channels)
+            memory = (1e6 * M * size / bandwidth for size in part.bytes)
             of_ways = zip(*times, memory, strict=True)  # forward, then backward
             cells = (f"{x:.0f}" for way in of_ways for x in way)
             lines.append(f"| {M:,} | {' | '.join(cells)} |")

@@ -115,13 +115,9 @@ def compile_beside(part: Part, M: int) -> None:
     """As `compile_call`, of what kernels do beside the WKV, of so many tokens."""
     mesh = topology.mesh()
     sharding = NamedSharding(mesh, PartitionSpec())
-    inputs = part.inputs(M)
-    arrays = [
-        jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        for x in (*inputs, *[inputs[0]] * part.results)
-    ]
+    arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in part.every(M)]
     with jax.set_mesh(mesh):
-        jax.jit(both(part.kernels, len(inputs))).lower(*arrays).compile()
+        jax.jit(both(part.kernels, len(part.inputs(M)))).lower(*arrays).compile()
 
 
 def compiled(case: Case, tiling: Tiling | None = None) -> list[Compiled]:

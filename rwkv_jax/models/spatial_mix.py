@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rwkv_jax.models import inits
+from rwkv_jax.models.decays import decay_logits
 from rwkv_jax.models.interpolations import interpolations
 from rwkv_jax.models.layers import Kernel, by_itself, keep, linear
 from rwkv_jax.models.norms import HeadNorm, LayerNorm
@@ -59,9 +60,8 @@ class SpatialMix(nnx.Module):
             for y, kernel in ((x_r, self.receptance), (x_k, self.key), (x_v, self.value))
         )
         gate = keep(linear(x_g, self.gate))
-        # The decay is exp(-exp(w)): an error in w is an error in an exponent, hence float32.
         z_w = jnp.tanh(keep(linear(x_w, self.decay_w1)))
-        w = self.decay[...] + linear(z_w, self.decay_w2, out_dtype=jnp.float32)
+        w = decay_logits(z_w, self.decay_w2, self.decay[...])
         y = self.wkv(r, k, v, w.reshape(B, T, H, N), self.bonus[...])
         # Flat: kept by head, a TPU would lay it out anew. By itself: a GPU's XLA would run the WKV
         # twice, once into what is kept.

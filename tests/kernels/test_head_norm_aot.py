@@ -8,6 +8,7 @@ import pytest
 from hopper.launch import on_machine
 
 from rwkv_kernels import bench_beside, bench_gpu_static, head_norm_gpu
+from rwkv_kernels.gpu import stream
 
 pytestmark = pytest.mark.aot
 
@@ -24,7 +25,7 @@ def test_kernels_compile_and_fit():
 @pytest.mark.parametrize("down", [False, True])
 def test_played(down, lazy, monkeypatch):
     """The order of warps, and whether copies come early or late."""
-    monkeypatch.setattr(head_norm_gpu.kernels, "_BLOCKS", {"forward": 4, "backward": 2})
+    monkeypatch.setattr(stream, "_MULTIPROCESSORS", 2)
     given = head_norm_judge.inputs((1, 150, 160))
     with on_machine(down=down, lazy=lazy) as runs:
         function = head_norm_judge.value_and_gradients(2, head_norm_gpu.gated_head_norm)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rwkv_jax.mesh import AXES
-from rwkv_jax.wkv import ddlerp_kernel, head_norm_kernel
-from rwkv_kernels import ddlerp, head_norm
+from rwkv_jax.wkv import ddlerp_kernel, decay_kernel, head_norm_kernel
+from rwkv_kernels import ddlerp, decay_logits, head_norm
 
 MESHES = ((8, 1, 1), (2, 2, 2), (1, 1, 4))  # data, fsdp, tensor
 USES, RANK, D = 2, 4, 16
@@ -31,6 +31,10 @@ def norm(x, gate, scale, bias, heads, eps):
     centred = by_head - by_head.mean(-1, keepdims=True)
     z = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
     return (z.reshape(x.shape) * scale + bias) * jax.nn.silu(gate)  # [B, T, H, N] -> [B, T, D]
+
+
+def logits(z, up, bias):
+    return bias + z @ up
 
 
 def both(function, given):
@@ -64,13 +68,20 @@ def main() -> None:
         functools.partial(norm, heads=HEADS, eps=EPS), (token, token, (D,), (D,)),
         lambda: head_norm_kernel(token, jnp.float32, HEADS, EPS),
     )  # fmt: skip
-    print(json.dumps({"interpolations": interpolations, "norms": norms}))
+    of_decays = (*token[:2], RANK), (RANK, D), (D,)
+    decays = errors(
+        logits, of_decays, lambda: decay_kernel(of_decays[0], jnp.float32, of_decays[1])
+    )
+    found = {"interpolations": interpolations, "norms": norms, "decays": decays}
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
     with (
         mock.patch.object(ddlerp, "unservable", return_value=()),
         mock.patch.object(ddlerp, "ddlerp", formula),
+        mock.patch.object(decay_logits, "unservable", return_value=()),
+        mock.patch.object(decay_logits, "decay_logits", logits),
         mock.patch.object(head_norm, "unservable", return_value=()),
         mock.patch.object(head_norm, "gated_head_norm", norm),
     ):

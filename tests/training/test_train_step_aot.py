@@ -89,9 +89,10 @@ def test_gpu_kernels_stand_in_the_step_without_relayouts(unroll):
     program = lowered.compile(compiler_options=options).as_text()
     defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
     calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]
-    # Of each tower: forward, forward again and backward, of which interpolations have two: of the
-    # WKV, of interpolations and of head norms. In a loop its two layers are one.
-    assert len(calls) == 2 * (3 + 4 + 3) * (2 if unroll else 1)
+    # Of each tower: forward, forward again and backward, of which interpolations have two, and
+    # logits of decays none: of the WKV, of interpolations, of head norms and of logits. In a loop
+    # its two layers are one.
+    assert len(calls) == 2 * (3 + 4 + 3 + 2) * (2 if unroll else 1)
     for call in calls:
         operands = re.search(r" custom-call\((.*?)\), custom_call_target", call)[1]
         made_by = [_made_by(defined, name) for name in re.findall(r"%([\w.\-]+)", operands)]

@@ -1,8 +1,7 @@
 """The norm of each head's channels and its gate as Hopper kernels: each array crosses memory once.
 
-A block works on a head's channels of 64 tokens after the other, and copies the next ones while it
-does; blocks beside it, on those tokens' other heads, so that rows of memory are read whole. Tokens
-are [M, D], all of a batch's one after the other.
+A block works on a head's channels (`stream.py`). Tokens are [M, D], all of a batch's one after the
+other.
 
 With x a head's channels, z = (x - mean) / deviation and s = sigmoid(gate), y = (z scale + bias)
 gate s. All is computed in float32, and what is not kept is computed again.
@@ -19,16 +18,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float32
 
-from rwkv_kernels.gpu import tokens, warp
+from rwkv_kernels.gpu import stream, tokens, warp
 from rwkv_kernels.gpu.call import Block, kernel_call
-from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import Plan
 from rwkv_kernels.gpu.tile import LOG2_E
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.gpu.warpgroup import Warpgroup
 
-_MULTIPROCESSORS = 132  # of an H100 or H200
-_BLOCKS = {"forward": 3 * _MULTIPROCESSORS, "backward": 2 * _MULTIPROCESSORS}  # that fit at once
+_BLOCKS = {"forward": 3, "backward": 2}  # that fit on a multiprocessor
 
 
 def forward(
@@ -49,7 +46,7 @@ def forward(
         {"x": x[None], "gate": gate[None], "scale": scale, "bias": bias},
         {"y": jax.ShapeDtypeStruct((1, *x.shape), x.dtype)},
         {"came": 2 * (of_tokens,), "found": of_tokens, "rows": _rows(wg)},
-        grid=Grid(1, _segments(wg, heads, "forward"), heads), copies=2 * len(of_tokens),
+        grid=stream.grid(wg.plan.tiles, heads, _BLOCKS["forward"]), copies=2 * len(of_tokens),
         name="head_norm_forward",
     )["y"][0]  # fmt: skip
 
@@ -70,9 +67,9 @@ def backward(
     With h the gradient of z: x's is (h - mean(h) - z mean(h z)) / deviation.
     """
     wg = _warpgroup(heads, x.shape, interpret)
-    of_tokens, segments = wg.tokens(wg.width, x.dtype), _segments(wg, heads, "backward")
-    row = wg.numbers(wg.width)
-    of_sums = jax.ShapeDtypeStruct((segments, x.shape[1]), jnp.float32)
+    grid = stream.grid(wg.plan.tiles, heads, _BLOCKS["backward"])
+    of_tokens, row = wg.tokens(wg.width, x.dtype), wg.numbers(wg.width)
+    of_sums = jax.ShapeDtypeStruct((grid.heads, x.shape[1]), jnp.float32)
     of_x = jax.ShapeDtypeStruct((1, *x.shape), x.dtype)
     results = kernel_call(
         functools.partial(_backward, wg, eps), wg,
@@ -80,7 +77,7 @@ def backward(
         {"dx": of_x, "dgate": of_x, "dscale": of_sums, "dbias": of_sums},
         {"came": 3 * (of_tokens,), "found": 2 * (of_tokens,), "rows": _rows(wg),
          "sums": (row, row)},
-        grid=Grid(1, segments, heads), copies=3 * len(of_tokens), sums=wg.width,
+        grid=grid, copies=3 * len(of_tokens), sums=wg.width,
         name="head_norm_backward",
     )  # fmt: skip
     of_scale, of_bias = (jnp.sum(results[name], axis=0) for name in ("dscale", "dbias"))
@@ -90,11 +87,6 @@ def backward(
 def _warpgroup(heads: int, shape: tuple[int, ...], interpret) -> Warpgroup:
     M, D = shape
     return Warpgroup(Plan(M, D // heads, causal=False, tiling=Tiling()), D // heads, 1, interpret)
-
-
-def _segments(wg: Warpgroup, heads: int, kernel: str) -> int:
-    """In how many parts the tokens of a head are cut, each for a block."""
-    return min(wg.plan.tiles, max(1, _BLOCKS[kernel] // heads))
 
 
 def _rows(wg: Warpgroup) -> Any:
@@ -166,25 +158,19 @@ def _over_tokens(
     wg: Warpgroup, block: Block, arrays: tuple, came, weights: tuple, rows,
     work: Callable[..., Any], carry: Any,
 ) -> Any:  # fmt: skip
-    """work(block, tile, tokens of the arrays in registers, carry) for each tile of a segment."""
-    (here, segment), came = block.by_rows(), block.own(came)
-    first, end = (lax.div((segment + i) * wg.plan.tiles, block.heads) for i in (0, 1))
+    """`stream.over_tokens` of a head's tokens of arrays, with weights' rows in shared memory."""
+    (here, _), came = block.by_rows(), block.own(came)
     for of_weight, weight in enumerate(weights):
         row = wg.load_row(weight.at[pl.ds(here.channel, wg.width)])
         block.own(rows).at[of_weight][...] = warp.first_row(wg, row)
 
-    def start(i: Array) -> None:
+    def copies(block: Block, i: Array) -> list:
         places = zip(arrays, came, strict=True)
-        here.start([copy for array, to in places for copy in here.tokens(array, i, to)])
+        return [copy for array, to in places for copy in block.tokens(array, i, to)]
 
-    def step(i: Array, carry: Any) -> Any:
-        here.wait()
-        given = [tokens.load(wg, x) for x in came]
-        pl.when(i + 1 < end)(lambda: start(i + 1))
-        return work(here, i, given, carry)
-
-    start(first)
-    return lax.fori_loop(first, end, step, carry)
+    return stream.over_tokens(
+        block, copies, lambda: [tokens.load(wg, x) for x in came], work, carry
+    )
 
 
 def _load_rows(

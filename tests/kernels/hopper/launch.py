@@ -18,7 +18,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hopper import host, machine, ptx
 from hopper.arithmetic import LANES
-from rwkv_kernels.gpu import backward, call, ddlerp, float32, forward, head_norm, sweep, topology
+from rwkv_kernels.gpu import (
+    backward,
+    call,
+    ddlerp,
+    decay_logits,
+    float32,
+    forward,
+    head_norm,
+    sweep,
+    topology,
+)
 
 _compiled: dict[str, tuple[str, str]] = {}
 
@@ -118,6 +128,6 @@ def on_machine(*, down: bool = False, lazy: bool = False) -> Iterator[list[Run]]
     run = functools.partial(kernel_call, down=down, lazy=lazy, log=log)
     with contextlib.ExitStack() as stack:
         of_float32 = float32.forward, float32.backward
-        for module in (forward, backward, *of_float32, sweep, ddlerp, head_norm):
+        for module in (forward, backward, *of_float32, sweep, ddlerp, head_norm, decay_logits):
             stack.enter_context(mock.patch.object(module, "kernel_call", run))
         yield log
