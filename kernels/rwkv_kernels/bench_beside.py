@@ -8,6 +8,7 @@ Needs a Hopper GPU: python -m rwkv_kernels.bench_beside [--out FILE.md]
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -163,7 +164,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args()
-    programs = {(title, M): part.programs(M) for title, part in PARTS.items() for M in TOKENS}
+    cases = [(title, M) for title in PARTS for M in TOKENS]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = pool.map(lambda case: PARTS[case[0]].programs(case[1]), cases)
+        programs = dict(
+            zip(cases, tqdm.tqdm(found, total=len(cases), desc="compiling"), strict=True)
+        )
     bandwidth = next((x for name, x in BANDWIDTH.items() if name in device_kind()), float("nan"))
     lines = [
         "# Beside the WKV on a GPU\n",

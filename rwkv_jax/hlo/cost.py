@@ -98,7 +98,9 @@ class _Accountant:
                 inner = (self.of(name) for name in x.called("to_apply", "calls"))
                 return sum(inner, Cost())
             case "fusion":
-                return self._of_fusion(where, x)
+                return self._of_fusion(where, x, x.arrays)
+            case "fusion-start" if isinstance(x.shape, tuple):  # (operands, results, bookkeeping)
+                return self._of_fusion(where, x, leaves(x.shape[1]))
         operands = [leaf for operand in where.operands(x) for leaf in operand.arrays]
         message = collective(x, operands, self._program.devices)
         flops = product_flops(x, operands)
@@ -116,9 +118,9 @@ class _Accountant:
             return dataclasses.replace(body, unknown_loops=(*body.unknown_loops, x.name))
         return body.times(trips)
 
-    def _of_fusion(self, where: Computation, x: Instruction) -> Cost:
+    def _of_fusion(self, where: Computation, x: Instruction, results: list[Array]) -> Cost:
         inside = self._inside(x.called("calls")[0])
-        return dataclasses.replace(inside, memory_bytes=self._through_fusion(where, x))
+        return dataclasses.replace(inside, memory_bytes=self._through_fusion(where, x, results))
 
     @functools.cache  # noqa: B019  (lives as long as one count)
     def _inside(self, name: str) -> Cost:
@@ -160,7 +162,7 @@ class _Accountant:
     def _starts(where: Computation) -> bool:
         return any(_ASYNC_START in x.attributes for x in where.instructions)
 
-    def _through_fusion(self, where: Computation, x: Instruction) -> float:
+    def _through_fusion(self, where: Computation, x: Instruction, results: list[Array]) -> float:
         inner = self._program.computations[x.called("calls")[0]]
         if any(_ASYNC_DONE in y.attributes for y in inner.instructions):
             return 0.0
@@ -171,7 +173,7 @@ class _Accountant:
                     moved += min(self._read(inner, inner.parameters[i]), operand.shape.bytes)
             else:
                 moved += sum(array.main_memory_bytes for array in operand.arrays)
-        return moved + self._written(inner, inner.root, x.arrays)
+        return moved + self._written(inner, inner.root, results)
 
     def _read(self, inner: Computation, x: Instruction) -> float:
         """Bytes of `x`, of a fused computation, that its users there look at."""

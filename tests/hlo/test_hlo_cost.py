@@ -227,7 +227,16 @@ output_to_operand_aliasing={{}: (0, {})}, calls=%copied
   %i = s32[] parameter(1)
   %out = f32[12,64]{1,0} parameter(2)
   ROOT %f = f32[12,64]{1,0} fusion(%table, %i, %out), kind=kLoop, calls=%fused"""
-    assert cost(entry, fused).memory_bytes == 64 * 4 + 4 + 64 * 4
+    moved = 64 * 4 + 4 + 64 * 4
+    assert cost(entry, fused).memory_bytes == moved
+    begun = """
+  %table = f32[12,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %out = f32[12,64]{1,0} parameter(2)
+  %s = ((f32[12,64]{1,0}, s32[], f32[12,64]{1,0}), f32[12,64]{1,0}, u32[]) \
+fusion-start(%table, %i, %out), kind=kLoop, calls=%fused
+  ROOT %f = f32[12,64]{1,0} fusion-done(%s)"""
+    assert cost(begun, fused).memory_bytes == moved
 
 
 def test_fast_memory_costs_nothing_and_tiles_are_filled_up():
