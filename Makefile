@@ -10,7 +10,7 @@ AOT = $(VENV)-aot
 
 .PHONY: demo test test-torch test-aot test-network test-slow test-ray test-fashion-mnist test-next test-wheel fuzz stress lint \
 	bench bench-tpu-static bench-gpu-static bench-crossings bench-data bench-memory bench-remat bench-probe \
-	bench-retrieval bench-scaling bench-training tune gpu-check clean
+	bench-retrieval bench-scaling bench-step-kernels bench-training tune gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m rwkv_jax.data.prepare open_emoji --data-dir data
@@ -99,6 +99,10 @@ gpu-check: $(VENV)/.cuda13 $(VENV)-rivals/.installed
 # The training step of B/32, with the kernels and without.
 bench-training: $(VENV)/.cuda13
 	$(BIN)/python -m rwkv_jax.bench_training --out docs/training_bench.md
+
+# Which kernels a step's time goes by, on a GPU.
+bench-step-kernels: $(VENV)/.cuda13
+	$(BIN)/python -m rwkv_jax.bench_step_kernels --out docs/step_kernels.md
 # The quickest tile choices for this machine's GPU, into kernels/rwkv_kernels/gpu/tuned.json.
 # Without a GPU: $(AOT)/bin/python -m rwkv_kernels.tune --static
 tune: $(VENV)/.cuda13

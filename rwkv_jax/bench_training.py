@@ -71,23 +71,47 @@ def random_batch(config: RunConfig, setup: Setup) -> dict[str, Array]:
     return jax.device_put(batch, {name: x.sharding for name, x in like.items()})
 
 
-def compile_both(
+def recipe(batch: int, *, unroll: bool) -> RunConfig:
+    """B/32's, of so many pairs, with its blocks in a loop or one by one."""
+    config = dataclasses.replace(load_config(CONFIG), batch_size=batch)
+    towers = {
+        name: dataclasses.replace(getattr(config.model, name), unroll=unroll)
+        for name in ("image", "text")
+    }
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **towers))
+
+
+def compile_step(
     config: RunConfig, device: jax.Device, implementation: str | None
-) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
-    """The training step, and the image encoder of (parameters, uint8 images)."""
+) -> jax.stages.Compiled:
+    """The training step."""
     setup = set_up(config, [device])  # anew: a step that was traced keeps its WKV
+    with _wkv(implementation), jax.set_mesh(setup.mesh):
+        step = setup.step.lower(setup.state_like, setup.batch_like)
+    return step.compile()
+
+
+def compile_encoder(
+    config: RunConfig, device: jax.Device, implementation: str | None
+) -> jax.stages.Compiled:
+    """The image encoder of (parameters, uint8 images)."""
+    setup = set_up(config, [device])
     graphdef = model_graphdef(config.model, setup.dtype)
 
     def encode(params: Any, images: Array) -> Array:
         return bind(graphdef, params).encode_image(normalise(images))
 
-    # No configuration names an implementation, because the table's choice is right; here is where
-    # `rwkv_jax.wkv` takes it from.
-    named = functools.partial(rwkv_kernels.bi_wkv6, implementation=implementation)
-    with mock.patch.object(rwkv_kernels, "bi_wkv6", named), jax.set_mesh(setup.mesh):
-        step = setup.step.lower(setup.state_like, setup.batch_like)
+    with _wkv(implementation), jax.set_mesh(setup.mesh):
         encoder = jax.jit(encode).lower(setup.state_like.params, setup.batch_like["image"])
-    return step.compile(), encoder.compile()
+    return encoder.compile()
+
+
+def _wkv(implementation: str | None) -> Any:
+    """No configuration names an implementation, because the table's choice is right; here is where
+    `rwkv_jax.wkv` takes it from.
+    """
+    named = functools.partial(rwkv_kernels.bi_wkv6, implementation=implementation)
+    return mock.patch.object(rwkv_kernels, "bi_wkv6", named)
 
 
 def measure(
@@ -99,7 +123,9 @@ def measure(
 ) -> Measured:
     """Times of one implementation; `setup` gives the first state; its step is not used."""
     began = time.perf_counter()
-    step, encode = compile_both(config, setup.mesh.devices.flat[0], implementation)
+    device = setup.mesh.devices.flat[0]
+    step = compile_step(config, device, implementation)
+    encode = compile_encoder(config, device, implementation)
     say(f"{_name(implementation)}: compiled in {time.perf_counter() - began:.0f} s")
     state, batch = setup.initialise(jax.random.key(config.seed)), random_batch(config, setup)
     times: dict[str, list[float]] = {"step": [], "encode": []}
@@ -166,12 +192,7 @@ def main() -> None:
         parser.error(f"--steps must be at least 1, got {options.steps}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("rwkv_kernels").setLevel(logging.INFO)  # says what the default is
-    config = dataclasses.replace(load_config(CONFIG), batch_size=options.batch)
-    towers = {
-        name: dataclasses.replace(getattr(config.model, name), unroll=options.unroll)
-        for name in ("image", "text")
-    }
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **towers))
+    config = recipe(options.batch, unroll=options.unroll)
     setup = set_up(config, jax.devices()[:1])
     lines = [
         "# Training speed\n",
