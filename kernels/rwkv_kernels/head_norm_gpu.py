@@ -1,8 +1,7 @@
 """`gated_head_norm` by kernels for a Hopper GPU (`gpu/head_norm.py`).
 
-XLA takes six kernels for the norm, its gate and their gradients, and three more for the means, each
-of which reads what the others have read. Tokens are [M, D] to these two, whichever axes they come
-in.
+XLA takes seven kernels for the norm, its gate and their gradients, each of which reads what others
+have read. Tokens are [M, D] to these two, whichever axes they come in.
 """
 
 import functools
@@ -15,6 +14,10 @@ from jaxtyping import Array, BFloat16, Float
 from rwkv_kernels import pallas_gpu
 from rwkv_kernels.gpu import head_norm as kernels
 from rwkv_kernels.gpu.plan import TILE
+
+_MOST_CHANNELS = (
+    96  # of a head: a thread has not the registers for more gradients of scale and bias
+)
 
 
 def gated_head_norm(
@@ -41,10 +44,10 @@ def unservable(shape: tuple[int, ...], dtype, heads: int, device_kind: str) -> t
     if dtype != jnp.bfloat16:
         reasons += (f"it takes bfloat16, and x and gate together are {dtype}",)
     size, rest = divmod(shape[-1], heads)
-    if rest or size % 16 or not TILE <= size <= 2 * TILE:
+    if rest or size % 16 or not TILE <= size <= _MOST_CHANNELS:
         reasons += (
             f"D = {shape[-1]} of {heads} heads, but it takes heads of multiples of 16 channels "
-            f"from {TILE} to {2 * TILE}",
+            f"from {TILE} to {_MOST_CHANNELS}",
         )
     if 0 in shape:
         reasons += (f"x {shape} is empty",)

@@ -115,6 +115,7 @@ def test_what_the_kernels_cannot_serve():
     assert "together are float32" in misfits((24, 49, 640), jnp.dtype("float32"), 8)[0]
     assert "D = 256 of 8 heads" in misfits((24, 49, 256), jnp.bfloat16, 8)[0]
     assert "D = 640 of 9 heads" in misfits((24, 49, 640), jnp.bfloat16, 9)[0]
+    assert "from 64 to 96" in misfits((24, 49, 640), jnp.bfloat16, 5)[0]
     assert "is empty" in misfits((0, 49, 640), jnp.bfloat16, 8)[0]
     (reason,) = head_norm_gpu.unservable((24, 49, 640), jnp.bfloat16, 8, "NVIDIA A100")
     assert reason == "it is a Hopper GPU's kernel, and this is 'NVIDIA A100'"

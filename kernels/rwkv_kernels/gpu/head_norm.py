@@ -122,9 +122,9 @@ def _backward(
     of_x, of_gate = block.own(found)
 
     def work(block: Block, i: Array, came: list[Array], totals: list[tuple]) -> list[tuple]:
-        block.wait_for_writes()  # of the tokens before
         x, gate, g = came
         z, by_deviation = _standardise(wg, eps, x)
+        block.wait_for_writes()  # of the tokens before
         new, hs = [], []
         # A part of the channels after the other, since registers are short.
         for part, (of_scale, of_bias) in zip(wg.halves, totals, strict=True):
