@@ -36,8 +36,9 @@ def check(given, function) -> None:
     z, up, bias, g = given
     found, expected = function(*given), float64(*given)
     assert [x.dtype for x in found] == [g.dtype, *(x.dtype for x in (z, up, bias))]
-    # Exact products, summed in float32; gradients of z and up are of a product of rounded numbers.
-    bounds = 2e-7, 8e-3, 8e-3, 1e-6
+    # Exact products, summed in float32, which a tensor core cuts off, sixteen channels at a time;
+    # gradients of z and up are of a product of rounded numbers.
+    bounds = 1e-6, 8e-3, 8e-3, 1e-6
     for name, bound, got, want in zip(NAMES, bounds, found, expected, strict=True):
         error = np.abs(np.asarray(got, np.float64) - want).max() / np.abs(want).max()
         assert error < bound, f"{name}: {error:.1e}"
