@@ -152,7 +152,7 @@ PARTS = {
         lambda M: [_token(M)],
         (2 * 3 * D, 2 * 5 * D),
     ),
-    f"Logits of decays (`decay_logits`), rank {DECAY_RANK}; the gradient is XLA's either way": Part(
+    f"Logits of decays (`decay_logits`), rank {DECAY_RANK}, whose gradient is XLA's": Part(
         decay_logits, _decay_logits, _of_decays,
         lambda M: [jax.ShapeDtypeStruct((1, M, D), jnp.float32)],
         (2 * DECAY_RANK + 4 * D, 4 * D + 2 * 2 * DECAY_RANK),
