@@ -31,7 +31,7 @@ KINDS = (
     ("head norms", r"^head_norm"),
     ("logits of decays", r"^decay_logits"),
     ("matrix products", r"nvjet|xmma|gemm|cutlass|cublas"),
-    ("copies", r"(?i)memcpy|memset|dynamic_(update_)?slice|^copy|wrapped_slice"),
+    ("copies", r"(?i)memcpy|memset|dynamic_(update_)?slice_fusion|^copy|wrapped_slice"),
     ("sums, and what is made along with them", r"reduce"),
     ("element by element", r"^(loop|wrapped|input)_|fusion"),
     ("all else", r""),

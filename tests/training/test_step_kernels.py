@@ -18,6 +18,7 @@ NAMES = {
     "loop_dynamic_update_slice_fusion_60": "copies",
     "input_add_reduce_fusion_9": "sums, and what is made along with them",
     "loop_add_fusion_15": "element by element",
+    "loop_dynamic_slice_multiply_fusion_1": "element by element",
     "wrapped_multiply": "element by element",
     "RngBitGenerator": "all else",
 }
