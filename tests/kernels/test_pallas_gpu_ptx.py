@@ -80,10 +80,15 @@ NOT_GENTLE = {
     "one decay, of the last warp": {"strong": [(48, 79, -3.1)]},
     "one channel": {"strong": [(slice(None), 3, -1.8)]},
 }
+# Each once, the ways in turn; the rest is slow.
+EACH_ONCE = list(zip([*GENTLE, *NOT_GENTLE], itertools.cycle(WAYS), strict=False))
+ALL = itertools.product([*GENTLE, *NOT_GENTLE], WAYS)
 
 
-@pytest.mark.parametrize("decays", [*GENTLE, *NOT_GENTLE])
-def test_levels_where_decays_are_not_gentle(decays, monkeypatch):
+@pytest.mark.parametrize(
+    ("decays", "way"), [*EACH_ONCE, *slow_cases(*(x for x in ALL if x not in EACH_ONCE))]
+)
+def test_levels_where_decays_are_not_gentle(decays, way, monkeypatch):
     """All of a warpgroup's threads go one way, which products of registers tell: those of levels
     within a warp.
     """
@@ -91,16 +96,16 @@ def test_levels_where_decays_are_not_gentle(decays, monkeypatch):
     w = logits(49, 80, **(GENTLE | NOT_GENTLE)[decays])
     x = dict(gpu_judge.rounded(shape, "typical"), w=jnp.asarray(w, jnp.float32))
     monkeypatch.setattr(gpu_judge, "rounded", lambda *_: x)
-    for down, lazy in WAYS:
-        with on_machine(down=down, lazy=lazy) as ran:
-            function = gpu_judge.both_directions_as_is()
-            gpu_judge.check_both_directions(shape, "typical", function=function)
-        forward, backward = (run.executed for run in ran)
-        of_levels = sum(n for opcode, n in forward.items() if opcode.startswith("mma"))
-        assert (of_levels == 0) == is_gentle
-        # Backward it also has g . v of each token.
-        of_levels = sum(n for opcode, n in backward.items() if opcode.startswith("mma"))
-        assert (of_levels == 4 * 10) == is_gentle
+    down, lazy = way
+    with on_machine(down=down, lazy=lazy) as ran:
+        function = gpu_judge.both_directions_as_is()
+        gpu_judge.check_both_directions(shape, "typical", function=function)
+    forward, backward = (run.executed for run in ran)
+    of_levels = sum(n for opcode, n in forward.items() if opcode.startswith("mma"))
+    assert (of_levels == 0) == is_gentle
+    # Backward it also has g . v of each token.
+    of_levels = sum(n for opcode, n in backward.items() if opcode.startswith("mma"))
+    assert (of_levels == 4 * 10) == is_gentle
 
 
 def test_tiles_of_a_sequence_go_their_own_ways():
@@ -119,7 +124,7 @@ def test_tiles_of_a_sequence_go_their_own_ways():
         assert of_levels == 4 * 56  # of one tile's four warps
 
 
-@pytest.mark.parametrize(("down", "lazy"), WAYS)
+@pytest.mark.parametrize(("down", "lazy"), [WAYS[0], WAYS[-1], *slow_cases(*WAYS[1:-1])])
 def test_four_tiles_in_a_block_forward(down, lazy):
     """Backward they are swept for states."""
     check_both_directions((1, 196, 1, 80), "spiky", down=down, lazy=lazy)
