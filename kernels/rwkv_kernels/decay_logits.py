@@ -70,8 +70,8 @@ def misfits(shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]) -> tuple[s
     reasons: tuple[str, ...] = ()
     if dtype != jnp.bfloat16:
         reasons += (f"it takes bfloat16, and z is {dtype}",)
-    if R % 16 or not 0 < R <= _MOST_RANK:
-        reasons += (f"a rank of {R}, but it takes multiples of 16 up to {_MOST_RANK}",)
+    if R % 32 or not 0 < R <= _MOST_RANK:  # with operands of 64 channels 32 are contracted at once
+        reasons += (f"a rank of {R}, but it takes multiples of 32 up to {_MOST_RANK}",)
     if D % kernels.CHANNELS or not D:
         reasons += (f"D = {D}, but it takes multiples of {kernels.CHANNELS}",)
     if 0 in shape:

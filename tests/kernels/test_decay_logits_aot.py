@@ -32,3 +32,13 @@ def test_played(down, lazy, monkeypatch):
         decay_logits_judge.check(given, decay_logits_judge.value_and_gradients())
     (run,) = runs
     assert 228 * 1024 // (run.shared_memory + 1024) >= decay_logits._BLOCKS
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank"), [((1, 1, 64), 32), ((2, 65, 192), 96), ((1, 130, 64), 128)]
+)
+def test_played_with_other_ranks(shape, rank):
+    """What a rank is a multiple of, no interpreter knows."""
+    given = decay_logits_judge.inputs(shape, rank)
+    with on_machine():
+        decay_logits_judge.check(given, decay_logits_judge.value_and_gradients())

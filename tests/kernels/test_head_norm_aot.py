@@ -34,3 +34,10 @@ def test_played(down, lazy, monkeypatch):
     fit = {run.name: 228 * 1024 // (run.shared_memory + 1024) for run in runs}
     assert fit["head_norm_forward"] >= 3
     assert fit["head_norm_backward"] >= 2
+
+
+@pytest.mark.parametrize(("shape", "heads"), [((1, 1, 64), 1), ((2, 65, 128), 2), ((1, 70, 96), 1)])
+def test_played_with_other_heads(shape, heads):
+    with on_machine():
+        function = head_norm_judge.value_and_gradients(heads, head_norm_gpu.gated_head_norm)
+        head_norm_judge.check(heads, head_norm_judge.inputs(shape), function)
