@@ -9,6 +9,7 @@ python -m rwkv_jax.bench_training [--batch N] [--unroll] [--implementations NAME
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -106,7 +107,7 @@ def compile_encoder(
     return encoder.compile()
 
 
-def _wkv(implementation: str | None) -> Any:
+def _wkv(implementation: str | None) -> contextlib.AbstractContextManager:
     """No configuration names an implementation, because the table's choice is right; here is where
     `rwkv_jax.wkv` takes it from.
     """

@@ -15,9 +15,8 @@ from rwkv_kernels import pallas_gpu
 from rwkv_kernels.gpu import head_norm as kernels
 from rwkv_kernels.gpu.plan import TILE
 
-_MOST_CHANNELS = (
-    96  # of a head: a thread has not the registers for more gradients of scale and bias
-)
+# Of a head. A thread has not the registers for the gradients of more scales and biases.
+_MOST_CHANNELS = 96
 
 
 def gated_head_norm(

@@ -29,19 +29,6 @@ def gated_head_norm(
     return head_norm(x, scale, bias, heads, eps, interpret=interpret) * jax.nn.silu(gate)
 
 
-def head_norm(
-    x: BFloat16[Array, "B T D"],
-    scale: Float[Array, "D"],
-    bias: Float[Array, "D"],
-    heads: int,
-    eps: float,
-    *,
-    interpret=False,
-) -> BFloat16[Array, "B T D"]:
-    """Without the gate. `interpret`: the TPU interpreter's parameters, or False."""
-    return _head_norm(heads, eps, interpret, x, scale, bias)
-
-
 def unservable(shape: tuple[int, ...], dtype, heads: int, device_kind: str) -> tuple[str, ...]:
     """Every reason why the kernels cannot serve tokens [B, T, D] on a TPU; nothing if they can."""
     del device_kind  # any
@@ -56,15 +43,23 @@ def unservable(shape: tuple[int, ...], dtype, heads: int, device_kind: str) -> t
     return reasons + token_blocks.unservable(shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _head_norm(heads: int, eps: float, interpret, x, scale, bias):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def head_norm(
+    x: BFloat16[Array, "B T D"],
+    scale: Float[Array, "D"],
+    bias: Float[Array, "D"],
+    heads: int,
+    eps: float,
+    interpret=False,
+) -> BFloat16[Array, "B T D"]:
+    """Without the gate. `interpret`: the TPU interpreter's parameters, or False."""
     (x_,) = as_they_lie(x, like=x.shape)
     y = kernels.forward(heads, eps, x_, _row(scale), _row(bias), interpret=interpret)
     return as_they_lie(y, like=x.shape)[0]
 
 
-def _forward(heads: int, eps: float, interpret, x, scale, bias):
-    return _head_norm(heads, eps, interpret, x, scale, bias), (x, scale, bias)
+def _forward(x, scale, bias, heads: int, eps: float, interpret):
+    return head_norm(x, scale, bias, heads, eps, interpret), (x, scale, bias)
 
 
 def _backward(heads: int, eps: float, interpret, kept, g):
@@ -75,7 +70,7 @@ def _backward(heads: int, eps: float, interpret, kept, g):
     return of_x, of_scale[0].astype(scale.dtype), of_bias[0].astype(bias.dtype)
 
 
-_head_norm.defvjp(_forward, _backward)
+head_norm.defvjp(_forward, _backward)
 
 
 def _row(x: Float[Array, "D"]) -> Float[Array, "1 D"]:

@@ -75,9 +75,11 @@ def test_heads_without_a_view_by_head(given):
         chex.assert_trees_all_close(got, of_input.reshape(got.shape), rtol=1e-4, atol=1e-5)
 
 
+# Their module, and the dtype in which the same by head is the judge: the gate is rounded in between
+# where it is XLA's.
 KERNELS = {
-    "tpu": (head_norm_tpu, pltpu.InterpretParams()),
-    "gpu": (head_norm_gpu, InterpretGPUParams()),
+    "tpu": (head_norm_tpu, pltpu.InterpretParams(), jnp.bfloat16),
+    "gpu": (head_norm_gpu, InterpretGPUParams(), jnp.float32),
 }
 
 
@@ -91,15 +93,16 @@ def test_a_kernel_is_taken_for_heads_where_one_serves(device, samples, kernels, 
     module = HeadNorm(jnp.asarray(rng.normal(1, 0.2, 128), jnp.float32), EPS)
     graphdef, state = nnx.split(module)
 
-    def both():
+    def both(dtype):
         def function(state, y, gate):
             return nnx.merge(graphdef, state)(y, gate, 2)
 
-        found, pullback = jax.vjp(function, state, y, gate)
-        return [np.asarray(x, np.float64) for x in jax.tree.leaves((found, pullback(g)))]
+        found, pullback = jax.vjp(function, state, y.astype(dtype), gate.astype(dtype))
+        leaves = jax.tree.leaves((found, pullback(g.astype(dtype))))
+        return [np.asarray(x, np.float64) for x in leaves]
 
-    by_head, calls = both(), []
-    of_device, interpret = KERNELS[device]
+    of_device, interpret, judged_in = KERNELS[device]
+    by_head, calls = both(judged_in), []
 
     def kernel(*given):
         calls.append(given)
@@ -111,10 +114,10 @@ def test_a_kernel_is_taken_for_heads_where_one_serves(device, samples, kernels, 
     monkeypatch.setattr(norms, "platform", lambda: device)
     monkeypatch.setattr(head_norm, "gated_head_norm", kernel)
     monkeypatch.setattr(head_norm, "unservable", unservable)
-    got = both()
+    got = both(jnp.bfloat16)
     assert len(calls) == kernels
     for x, wanted in zip(got, by_head, strict=True):
-        assert np.linalg.norm(x - wanted) < 6e-3 * np.linalg.norm(wanted)
+        assert np.linalg.norm(x - wanted) < 4e-3 * np.linalg.norm(wanted)
 
 
 def test_a_large_mean_does_not_cancel():

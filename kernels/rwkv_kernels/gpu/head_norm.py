@@ -198,5 +198,5 @@ def _mean(wg: Warpgroup, x: Float32[Array, "64 n"]) -> Float32[Array, "64 n"]:
 
 
 def _sigmoid(x: Float32[Array, "64 n"]) -> Float32[Array, "64 n"]:
-    # A root's reciprocal is one instruction, and a quotient six.
+    # A root's reciprocal is one instruction, and a quotient several.
     return jnp.square(lax.rsqrt(1 + jnp.exp2(-LOG2_E * x)))
