@@ -3,7 +3,7 @@
 The step is the one that `bench_training` times. Kernels are by JAX's own profiler, which sees those
 within CUDA graphs, too; what goes by between them is the rest of a step's time.
 
-python -m rwkv_jax.bench_step_kernels [--batch N] [--unroll] [--longest N] [--out FILE]
+python -m rwkv_jax.bench_step_kernels [--batch N] [--[no-]unroll] [--longest N] [--out FILE]
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 
 from rwkv_jax.bench_training import BATCH, WARM_UP, compile_step, random_batch, recipe
+from rwkv_jax.models.block import one_by_one
 from rwkv_jax.training.setup import set_up
 from rwkv_kernels.bench import machine, save
 
@@ -101,7 +102,11 @@ def _of_gpus(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=BATCH, help=f"pairs a step (default: {BATCH})")
-    parser.add_argument("--unroll", action="store_true", help="blocks one by one, without a loop")
+    parser.add_argument(
+        "--unroll",
+        action=argparse.BooleanOptionalAction,
+        help="blocks one by one, without a loop (default: on a GPU)",
+    )
     parser.add_argument("--longest", type=int, default=20, help="kernels by name (default: 20)")
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     options = parser.parse_args()
@@ -126,10 +131,11 @@ def main() -> None:
     events = recorded(run)
     kinds = by_kind(events, STEPS)
     time_of_kernels = sum(x.time for x in kinds.values())
+    how = "one by one" if one_by_one(options.unroll) else "in a loop"
     lines = [
         "# Kernels of a training step\n",
         f"RWKV-CLIP B/32, {options.batch} pairs a step, {setup.dtype.name}, remat"
-        f" `{config.model.image.remat}`, blocks {'one by one' if options.unroll else 'in a loop'},"
+        f" `{config.model.image.remat}`, blocks {how},"
         f" {machine()}. Means of {STEPS} steps that are not waited for: {passed:.1f} ms a step, of"
         f" which kernels take {time_of_kernels:.1f} ms.\n",
         *_table("kind", kinds),

@@ -5,7 +5,7 @@ its precision (bfloat16 but on a CPU), remat policy, AdamW and loss, with anothe
 The batch is random and made on the device once, so nothing waits for data. Memory is by XLA's own
 account of the compiled program: an allocator's peak is that of all programs before it as well.
 
-python -m rwkv_jax.bench_training [--batch N] [--unroll] [--implementations NAME ...] [--out FILE]
+python -m rwkv_jax.bench_training [--batch N] [--[no-]unroll] [--implementations ...] [--out FILE]
 """
 
 import argparse
@@ -28,6 +28,7 @@ from jaxtyping import Array
 import rwkv_kernels
 from rwkv_jax.config import RunConfig, load_config
 from rwkv_jax.data.preprocess import normalise
+from rwkv_jax.models.block import one_by_one
 from rwkv_jax.models.params import bind, model_graphdef
 from rwkv_jax.training.setup import Setup, set_up
 from rwkv_kernels.bench import machine, save
@@ -72,8 +73,8 @@ def random_batch(config: RunConfig, setup: Setup) -> dict[str, Array]:
     return jax.device_put(batch, {name: x.sharding for name, x in like.items()})
 
 
-def recipe(batch: int, *, unroll: bool) -> RunConfig:
-    """B/32's, of so many pairs, with its blocks in a loop or one by one."""
+def recipe(batch: int, *, unroll: bool | None) -> RunConfig:
+    """B/32's, of so many pairs, with its blocks one by one, in a loop, or as the model has it."""
     config = dataclasses.replace(load_config(CONFIG), batch_size=batch)
     towers = {
         name: dataclasses.replace(getattr(config.model, name), unroll=unroll)
@@ -179,7 +180,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=BATCH, help=f"pairs a step (default: {BATCH})")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default: 20)")
-    parser.add_argument("--unroll", action="store_true", help="blocks one by one, without a loop")
+    parser.add_argument(
+        "--unroll",
+        action=argparse.BooleanOptionalAction,
+        help="blocks one by one, without a loop (default: on a GPU)",
+    )
     parser.add_argument(
         "--implementations",
         nargs="+",
@@ -195,10 +200,11 @@ def main() -> None:
     logging.getLogger("rwkv_kernels").setLevel(logging.INFO)  # says what the default is
     config = recipe(options.batch, unroll=options.unroll)
     setup = set_up(config, jax.devices()[:1])
+    how = "one by one" if one_by_one(options.unroll) else "in a loop"
     lines = [
         "# Training speed\n",
         f"RWKV-CLIP B/32, {options.batch} pairs a step, {setup.dtype.name}, remat"
-        f" `{config.model.image.remat}`, blocks {'one by one' if options.unroll else 'in a loop'},"
+        f" `{config.model.image.remat}`, blocks {how},"
         f" {machine()}. Medians of {options.steps} steps, each waited"
         " for; in brackets the quickest. FLOP/s are the model's, in brackets their share of the"
         " chip's published peak. Memory of the step in MiB, by XLA's account. Loss after"

@@ -59,13 +59,13 @@ def test_optimizers_and_rules_from_the_command_line():
             *("--optimizer.name", "adafactor", "--optimizer.no-decay", "bias$", "scale$"),
             *("--optimizer.learning-rate-multipliers", "^text/", "0.1", "^image/", "2"),
             *("--optimizer.ema-decay", "0.999", "--eval.params", "ema"),
-            *("--model.image.remat", "block", "--model.text.unroll"),
+            *("--model.image.remat", "block", "--model.text.unroll", "True"),
         ],
     )
     assert changed.optimizer.no_decay == ("bias$", "scale$")
     assert changed.optimizer.learning_rate_multipliers == (("^text/", 0.1), ("^image/", 2.0))
     assert (changed.eval.params, changed.model.image.remat) == ("ema", "block")
-    assert (changed.model.image.unroll, changed.model.text.unroll) == (False, True)
+    assert (changed.model.image.unroll, changed.model.text.unroll) == (None, True)
     lines = differences(config.to_dict(), changed.to_dict())
     assert "optimizer.momentum: None -> 0.9" in lines
     assert "optimizer.beta2: 0.98 -> None" in lines

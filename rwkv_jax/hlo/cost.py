@@ -221,7 +221,8 @@ class _Accountant:
                 return 0.0
             case opcode if kind_of(opcode) or _is_bookkeeping(x):
                 return 0.0
-        return sum(array.main_memory_bytes for array in results)
+        outside = zip(results, x.arrays, strict=True)
+        return sum(array.main_memory_bytes for array, inside in outside if inside in x.results)
 
 
 def _moved(where: Computation, x: Instruction) -> float:

@@ -13,6 +13,7 @@ from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.spatial_mix import SpatialMix
 from rwkv_jax.models.spec import BlockSpec
 from rwkv_jax.models.token_shift import TokenShift
+from rwkv_jax.wkv import platform
 
 # By name, not `dots_saveable`: the WKV is no product to JAX, and products of low rank have wide
 # results that are cheap to compute.
@@ -83,6 +84,13 @@ def stack_blocks(spec: BlockSpec, *, rngs: nnx.Rngs) -> Block:
     return nnx.merge(graphdef, state)
 
 
+def one_by_one(unroll: bool | None) -> bool:
+    """Whether blocks are written out, where a configuration says so or nothing: on a GPU they are,
+    which saves a tenth of a training step (docs/kernels.md).
+    """
+    return platform() == "gpu" if unroll is None else unroll
+
+
 def run_blocks(
     blocks: Block,
     x: Float[Array, "B T D"],
@@ -91,9 +99,10 @@ def run_blocks(
     max_drop_path: float = 0.0,
     key: PRNGKeyArray | None = None,
     remat: Remat = "none",
-    unroll: bool = False,
+    unroll: bool | None = None,
 ) -> Float[Array, "B T D"]:
-    """Runs stacked blocks one after the other by `jax.lax.scan`, compiled once whatever the depth.
+    """Runs stacked blocks one after the other: by `jax.lax.scan`, compiled once whatever the depth,
+    or written out.
 
     Args:
         max_drop_path: the last block's rate; it grows linearly from 0 at the first.
@@ -103,6 +112,7 @@ def run_blocks(
             products of low rank.
         unroll: a program with every block written out in the place of a loop. It compiles longer,
             and what blocks leave for the backward pass is not copied to where all blocks' lies.
+            None: as `one_by_one` says.
     """
     graphdef, *states = nnx.split(blocks, Kernel, ...)
     kernels, rest = states
@@ -121,6 +131,7 @@ def run_blocks(
         x = nnx.merge(graphdef, *params)(x, shift, drop_rate=rate, key=layer_key)
         return keep_batch_split(x), None
 
+    unroll = one_by_one(unroll)
     if remat != "none":
         # A loop by itself keeps XLA from merging the two computations.
         step = jax.checkpoint(step, prevent_cse=unroll, policy=_POLICIES[remat])

@@ -35,7 +35,7 @@ class ImageConfig:
     post_norm: bool = False
     key_norm: bool = False
     remat: Remat = "dots"  # quicker than "none", in a third of the memory: docs/remat.md
-    unroll: bool = False  # no loop over blocks: 0.9 of a step on a GPU; compiles longer
+    unroll: bool | None = None  # no loop over blocks; None: on a GPU, where a step takes 0.9
 
     def __post_init__(self) -> None:
         _check_positive(self, "image_size", "patch_size", "width", "heads", "depth", "hidden_rate")
@@ -70,7 +70,7 @@ class TextConfig:
     head_size_divisor: int = 8  # the WKV's group norm takes eps = 1e-5 * head_size_divisor**2
     drop_path: float = 0.0
     remat: Remat = "dots"
-    unroll: bool = False
+    unroll: bool | None = None
 
     def __post_init__(self) -> None:
         _check_positive(
@@ -140,7 +140,7 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} must be read from a dict, got {type(values).__name__}")
     if "unroll" in types:  # models saved before there was a choice say nothing of it
-        values = {"unroll": False} | values
+        values = {"unroll": None, **values}
     unknown = sorted(set(values) - set(types))
     missing = sorted(set(types) - set(values))
     if unknown or missing:

@@ -4,6 +4,8 @@ There is no `dtype` argument: activations carry the compute dtype, and float32 p
 to it where they meet.
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,6 +17,7 @@ from rwkv_jax.precision import matmul_precision
 from rwkv_jax.wkv import platform
 
 KEPT = "kept"
+_Arrays = TypeVar("_Arrays")
 
 
 class Kernel(nnx.Param):
@@ -26,8 +29,8 @@ def keep(x: Array) -> Array:
     return checkpoint_name(x, KEPT)
 
 
-def by_itself(x: Array) -> Array:
-    """x, of which a GPU's XLA makes no kernel with what it goes into; elsewhere as it is."""
+def by_itself(x: _Arrays) -> _Arrays:
+    """x, arrays of which a GPU's XLA makes no kernel with what they go into; elsewhere as it is."""
     return jax.lax.optimization_barrier(x) if platform() == "gpu" else x
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from rwkv_jax.compiler_options import compiler_options
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import RwkvClip
+from rwkv_jax.models.layers import by_itself
 from rwkv_jax.models.params import bind
 from rwkv_jax.training.config import LossConfig, OptimizerConfig, Positives
 from rwkv_jax.training.ema import next_ema
@@ -134,6 +135,8 @@ def make_train_step(
         losses, gradients = loss_and_gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = apply_updates(rules, state.params, updates)
+        # In kernels with sums of what they write, updates would not be in place, but copied there.
+        params, opt_state, updates = by_itself((params, opt_state, updates))
         if loss.kind == "softmax":
             params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
         ema = next_ema(state.ema, params, rules.ema_decay, state.step)

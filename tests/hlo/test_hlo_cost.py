@@ -66,6 +66,27 @@ custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":\
     assert found.memory_bytes == 2 * (8 * 16 + 16 * 32 + 8 * 32)
 
 
+def test_nor_is_it_in_a_fusion_with_a_slice():
+    call = """custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":\
+{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}"""
+    fused = f"""
+%fused (p: bf16[8,16], q: bf16[12,16,32]) -> (bf16[8,32], s8[33554432]) {{
+  %p = bf16[8,16]{{1,0}} parameter(0)
+  %q = bf16[12,16,32]{{2,1,0}} parameter(1)
+  %one = bf16[1,16,32]{{2,1,0}} slice(%q), slice={{[2:3], [0:16], [0:32]}}
+  %flat = bf16[16,32]{{1,0}} bitcast(%one)
+  ROOT %d = (bf16[8,32]{{1,0}}, s8[33554432]{{0}}) custom-call(%p, %flat), {call}
+}}
+"""
+    entry = """
+  %p = bf16[8,16]{1,0} parameter(0)
+  %q = bf16[12,16,32]{2,1,0} parameter(1)
+  ROOT %d = (bf16[8,32]{1,0}, s8[33554432]{0}) fusion(%p, %q), kind=kCustom, calls=%fused"""
+    found = cost(entry, fused)
+    assert found.flops == 2 * 8 * 16 * 32
+    assert found.memory_bytes == 2 * (8 * 16 + 16 * 32 + 8 * 32)
+
+
 def test_a_float32_product_in_full_is_six_passes():
     entry = """
   %p = f32[8,16]{1,0} parameter(0)

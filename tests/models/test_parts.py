@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rwkv_jax.mesh import AXES
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.channel_mix import squared_relu
 from rwkv_jax.models.config import ImageConfig, TextConfig
@@ -201,7 +202,8 @@ def test_remat_recomputes_what_it_says(stack):
     for remat in ("none", "block", "dots"):
 
         def loss(state, remat=remat):
-            return jnp.sum(run_blocks(nnx.merge(graphdef, state), x, SHIFT, remat=remat))
+            blocks = nnx.merge(graphdef, state)
+            return jnp.sum(run_blocks(blocks, x, SHIFT, remat=remat, unroll=False))
 
         count[remat] = products(jax.make_jaxpr(jax.grad(loss))(state).jaxpr)
     # A block has 8 products of full rank, 2 that go down to a low rank and 6 that come up again.
@@ -233,6 +235,23 @@ def test_unrolled_blocks_are_those_of_the_loop(stack, remat):
     chex.assert_trees_all_close(found[True], found[False], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("platform", "loops"), [("gpu", 0), ("tpu", 1), ("cpu", 1)])
+def test_blocks_are_unrolled_on_a_gpu_unless_a_loop_is_asked_for(stack, platform, loops):
+    graphdef, state = nnx.split(stack)
+
+    def count(unroll: bool | None) -> int:
+        def run(state):
+            return run_blocks(nnx.merge(graphdef, state), jnp.ones((2, 4, 8)), SHIFT, unroll=unroll)
+
+        with jax.sharding.use_abstract_mesh(mesh):
+            jaxpr = jax.make_jaxpr(run)(state).jaxpr
+        return sum(x.primitive.name == "scan" and x.params["length"] == 3 for x in jaxpr.eqns)
+
+    device = jax.sharding.AbstractDevice("a GPU that no kernel knows", None, platform)
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), AXES, abstract_device=device)
+    assert (count(None), count(True), count(False)) == (loops, 0, 1)
+
+
 def test_without_a_loop_a_compiler_merges_nothing_that_is_computed_again(stack):
     count = {
         (remat, unroll): gradients(stack, remat, unroll=unroll)[0]
@@ -251,7 +270,9 @@ def test_without_a_loop_a_compiler_merges_nothing_that_is_computed_again(stack):
 def test_kernels_are_cast_for_all_blocks_at_once(stack):
     graphdef, state = nnx.split(stack)
     x = jnp.ones((2, 4, 8), jnp.bfloat16)
-    jaxpr = jax.make_jaxpr(lambda s: run_blocks(nnx.merge(graphdef, s), x, SHIFT))(state).jaxpr
+    jaxpr = jax.make_jaxpr(lambda s: run_blocks(nnx.merge(graphdef, s), x, SHIFT, unroll=False))(
+        state
+    ).jaxpr
     (loop,) = (each for each in jaxpr.eqns if each.primitive.name == "scan")
     cast = [each for each in loop.invars if each.aval.dtype == x.dtype and len(each.aval.shape) > 2]
     # What goes around the loop, and the matrices of the spatial mix and of the channel mix.
