@@ -179,7 +179,7 @@ def occupancy(plan: Plan, heads: int, kernel: Compiled) -> Occupancy:
     shared, warpgroups = plan.shared_memory(what), plan.warpgroups(what)
     each = plan.tiles // warpgroups
     if what == "states":
-        flows = 1 if plan.causal else 2
+        flows = (1 if plan.causal else 2) * (2 if "_both_" in kernel.name else 1)
         each = flows * plan.tiling.sweep_blocks * plan.tiling.sweep_segments
     # Barriers are a few bytes more, and each block takes 1 KiB for itself.
     registers = _THREADS * warpgroups * -(-kernel.registers // 8) * 8  # given out in eights

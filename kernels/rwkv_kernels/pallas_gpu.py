@@ -34,7 +34,7 @@ from rwkv_kernels.gpu.float32.backward import backward as backward_float32
 from rwkv_kernels.gpu.float32.forward import forward as forward_float32
 from rwkv_kernels.gpu.forward import forward
 from rwkv_kernels.gpu.plan import Plan
-from rwkv_kernels.gpu.sweep import states
+from rwkv_kernels.gpu.sweep import Sum, states
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.gpu.tuned import best
 from rwkv_kernels.platforms import device_kind
@@ -141,8 +141,8 @@ def _backward(plan: Plan, r, k, v, w, u, g, said, asked, interpret) -> dict[str,
 def _bi_wkv6(plan: Plan, interpret, r, k, v, w, u):
     both = None
     if plan.reads_states("forward"):
-        both, _ = states(plan, v, k, w, None, leftwards=(False, True), interpret=interpret)
-    return _forward(plan, r, k, v, w, u, both, interpret)
+        (both,) = states(plan, w, [Sum(v, k, (False, True))], interpret=interpret)
+    return _forward(plan, r, k, v, w, u, both and both.borders, interpret)
 
 
 def _bi_wkv6_forward(plan: Plan, interpret, *inputs):
@@ -153,8 +153,8 @@ def _bi_wkv6_backward(plan: Plan, interpret, inputs, g):
     r, k, v, w, u = inputs
     said = asked = None
     if plan.reads_states("backward"):
-        said, _ = states(plan, v, k, w, None, leftwards=(False, True), interpret=interpret)
-        asked, _ = states(plan, g, r, w, None, leftwards=(True, False), interpret=interpret)
+        sums = Sum(v, k, (False, True)), Sum(g, r, (True, False))
+        said, asked = (x.borders for x in states(plan, w, sums, interpret=interpret))
     d = _backward(plan, r, k, v, w, u, g, said, asked, interpret)
     return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u)
 
@@ -167,8 +167,8 @@ _bi_wkv6.defvjp(_bi_wkv6_forward, _bi_wkv6_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _wkv6(plan: Plan, interpret, r, k, v, w, u, initial):
-    said, (final,) = states(plan, v, k, w, initial, leftwards=(False,), interpret=interpret)
-    return _forward(plan, r, k, v, w, u, said, interpret), final
+    (said,) = states(plan, w, [Sum(v, k, (False,), initial)], interpret=interpret)
+    return _forward(plan, r, k, v, w, u, said.borders, interpret), said.ends[0]
 
 
 def _wkv6_forward(plan: Plan, interpret, *inputs):
@@ -178,10 +178,10 @@ def _wkv6_forward(plan: Plan, interpret, *inputs):
 def _wkv6_backward(plan: Plan, interpret, inputs, gradients):
     r, k, v, w, u, initial = inputs
     g, dfinal = gradients
-    said, _ = states(plan, v, k, w, initial, leftwards=(False,), interpret=interpret)
-    asked, (dinitial,) = states(plan, g, r, w, dfinal, leftwards=(True,), interpret=interpret)
-    d = _backward(plan, r, k, v, w, u, g, said, asked, interpret)
-    return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u), dinitial
+    sums = Sum(v, k, (False,), initial), Sum(g, r, (True,), dfinal)
+    said, asked = states(plan, w, sums, interpret=interpret)
+    d = _backward(plan, r, k, v, w, u, g, said.borders, asked.borders, interpret)
+    return d["dr"], d["dk"], d["dv"], d["dw"], _of_bonus(d["du"], u), asked.ends[0]
 
 
 _wkv6.defvjp(_wkv6_forward, _wkv6_backward)

@@ -32,7 +32,7 @@ from rwkv_kernels.bench_gpu_static import Case
 from rwkv_kernels.gpu import tiling as tilings
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.sweep import states
+from rwkv_kernels.gpu.sweep import Found, Sum, states
 from rwkv_kernels.gpu.tiling import Tiling
 from rwkv_kernels.platforms import device_kind, platform
 from rwkv_kernels.shapes import WkvShape
@@ -50,23 +50,26 @@ def choices(shape: Shape, tiling: Tiling) -> list[Tiling]:
 
 
 def compile_sweep(shape: Shape, tiling: Tiling) -> jax.stages.Compiled:
-    """What there is to choose of a call, of v, k and w."""
+    """What there is to choose of a call and its gradient: the sweeps of either, of r, k, v, w and
+    the gradient of y.
+    """
     B, T, H, N = shape
     plan = Plan(T, N, False, tiling)
 
-    def both_ways(v, k, w):
-        return states(plan, v, k, w, None, leftwards=(False, True))
+    def sweeps(r, k, v, w, g) -> list[Found]:
+        said, asked = Sum(v, k, (False, True)), Sum(g, r, (True, False))
+        return [*states(plan, w, [said]), *states(plan, w, [said, asked])]
 
     flat = (B, T, H * N)
-    v, w = (jax.ShapeDtypeStruct(flat, dtype) for dtype in (jnp.bfloat16, jnp.float32))
-    return jax.jit(both_ways).lower(v, v, w).compile()
+    token, w = (jax.ShapeDtypeStruct(flat, dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    return jax.jit(sweeps).lower(token, token, token, w, token).compile()
 
 
 def measure(shape: Shape, sweep: jax.stages.Compiled, calls: int) -> float:
     """Milliseconds."""
-    _, k, v, w, _, _ = arguments(WkvShape("", *shape))
+    r, k, v, w, _, g = arguments(WkvShape("", *shape))
     B, T, _, _ = shape
-    inputs = [x.reshape(B, T, -1) for x in (v, k, w)]  # [B, T, H, N] -> [B, T, H * N]
+    inputs = [x.reshape(B, T, -1) for x in (r, k, v, w, g)]  # [B, T, H, N] -> [B, T, H * N]
     return timed(sweep, inputs, calls).total
 
 
@@ -90,7 +93,7 @@ def cost(shape: Shape, tiling: Tiling) -> tuple[int, int]:
     B, T, H, N = shape
     spilled, warps = 0, []
     for x in bench_gpu_static.compiled(Case(shape), tiling):
-        if x.name not in ("wkv6_states", "wkv6_segments"):
+        if not x.name.endswith(("_states", "_segments")):
             continue
         how = bench_gpu_static.occupancy(Plan(T, N, False, tiling), B * H, x)
         here = min(how.fit, how.blocks / bench_gpu_static.MULTIPROCESSORS)

@@ -5,6 +5,9 @@ are played by JAX's own. That the kernels also compile for a real GPU is seen in
 `test_pallas_gpu_aot.py`.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import chex
 import float64_loop
 import interpreter
@@ -27,7 +30,7 @@ from regimes import NAMES
 from rwkv_kernels import IMPLEMENTATIONS
 from rwkv_kernels.api import Call
 from rwkv_kernels.gpu.plan import TILE, Plan
-from rwkv_kernels.gpu.sweep import states
+from rwkv_kernels.gpu.sweep import Found, Sum, states
 from rwkv_kernels.gpu.tiling import Tiling
 
 # One tile, a pair, and several with states; the last full and cut short.
@@ -49,8 +52,8 @@ def watched(monkeypatch):
 
 
 def kernels(T):
-    """Forward and backward, with a sweep and two before them where states are read."""
-    return 2 if T <= 128 else 4 if T <= 256 else 5
+    """Forward and backward, with a sweep before each that reads states."""
+    return 2 if T <= 128 else 3 if T <= 256 else 4
 
 
 def test_a_race_would_be_seen(watched):
@@ -94,13 +97,13 @@ def test_both_directions(shape, regime, watched):
 @pytest.mark.parametrize("shape", [(1, 7, 1, 80), (1, 49, 2, 64), (1, 77, 1, 80)], ids=str)
 def test_float32(shape, regime, watched):
     check_both_directions(shape, regime, INTERPRETER, dtype=jnp.float32)
-    assert_no_races(watched, kernels=2 if shape[1] <= TILE else 5)
+    assert_no_races(watched, kernels=2 if shape[1] <= TILE else 4)
 
 
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
 def test_float32_causal_with_states(shape, watched):
     check_causal(shape, "spiky", INTERPRETER, dtype=jnp.float32)
-    assert_no_races(watched, kernels=5)
+    assert_no_races(watched, kernels=4)
 
 
 @pytest.mark.slow
@@ -111,7 +114,7 @@ def test_float32_causal_with_states(shape, watched):
 def test_float32_of_other_lengths(shape, regime, watched):
     check_both_directions(shape, regime, INTERPRETER, dtype=jnp.float32)
     check_causal(shape, regime, INTERPRETER, dtype=jnp.float32)
-    assert_no_races(watched, kernels=5 + (2 if shape[1] <= TILE else 5))
+    assert_no_races(watched, kernels=4 + (2 if shape[1] <= TILE else 4))
 
 
 def test_one_input_in_float32_makes_all_of_them_so(watched):
@@ -148,37 +151,43 @@ def test_nothing_is_read_that_was_not_written(T):
 @pytest.mark.parametrize("shape", CAUSAL_CASES, ids=str)
 def test_causal_with_states(shape, regime, watched):
     check_causal(shape, regime, INTERPRETER)
-    assert_no_races(watched, kernels=5)
+    assert_no_races(watched, kernels=4)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-@pytest.mark.parametrize("leftwards", [False, True])
-def test_a_sweep_in_blocks_and_segments(leftwards, dtype, watched):
-    """Two tiles, a segment each: the states at the borders, beside the float64 loop. Where it ends
-    there is one in float32 alone.
+@pytest.mark.parametrize("ways", [(False,), (True,), (True, False)])
+def test_a_sweep_in_blocks_and_segments(ways, dtype, watched):
+    """Two tiles, a segment each: the states at the borders, beside the float64 loop, of one sum,
+    and of two in one call. Where it ends there is one in float32 alone.
     """
     x = rounded((1, 128, 1, 64), "typical", dtype)
     in_words = {jnp.bfloat16: 1, jnp.float32: 2}[dtype]
     k, v, w = (x[name].reshape(1, 128, 64) for name in "kvw")  # one head of [B, T, H, N]
     initial = jnp.swapaxes(x["state"], -1, -2)  # key x value -> value x key
     plan = Plan(128, 64, True, Tiling(2, 2, 1), words=in_words)
-    borders, (final,) = jax.block_until_ready(
-        states(plan, v, k, w, initial, leftwards=(leftwards,), interpret=INTERPRETER)
-    )
+    # The second sum's keys are the first's values.
+    sums = [Sum(*of, (way,), initial) for of, way in zip(((v, k), (k, v)), ways, strict=False)]
+    found = jax.block_until_ready(states(plan, w, sums, interpret=INTERPRETER))
     assert_no_races(watched, kernels=2)
-
     judge = judge_sees(x)
+    judges = judge, judge | {"k": judge["v"], "v": judge["k"]}
+    for result, leftwards, of_sum in zip(found, ways, judges, strict=False):
+        check_states(result, of_sum, leftwards=leftwards, dtype=dtype)
+
+
+def check_states(found: Found, judge: Mapping[str, Any], *, leftwards: bool, dtype) -> None:
+    """Of two tiles, at their borders and where the sweep ends."""
     turned = {name: judge[name][:, ::-1] if leftwards else judge[name] for name in "rkvw"}
     expected = [judge["state"]]
     for tokens in (64, 128):
         inputs = (turned[name][:, :tokens] for name in "rkvw")
         _, state = float64_loop.wkv(*inputs, judge["u"], judge["state"])
         expected.append(state)
-    assert len(borders) == in_words
-    borders = sum(x[0].astype(jnp.float32) for x in borders)
+    assert len(found.borders) == {jnp.bfloat16: 1, jnp.float32: 2}[dtype]
+    borders = sum(x[0].astype(jnp.float32) for x in found.borders)
     got = jnp.swapaxes(borders, -1, -2)
     got = [got[:, :, border] for border in ((2, 1) if leftwards else (0, 1))]
-    got.append(jnp.swapaxes(final, -1, -2))
+    got.append(jnp.swapaxes(found.ends[0], -1, -2))
     assert_near(got, expected, ("first", "middle", "final"), dtype=dtype)
 
 
@@ -193,7 +202,7 @@ def test_tile_choices_in_every_regime(tiling, regime, watched):
     check_both_directions((1, 196, 1, 64), regime, INTERPRETER, tiling)
     check_causal((1, 196, 1, 64), regime, INTERPRETER, tiling)
     segmented = tiling.sweep_segments > 1
-    assert_no_races(watched, kernels=6 + 8 if segmented else 4 + 5)
+    assert_no_races(watched, kernels=4 + 6 if segmented else 3 + 4)
 
 
 def test_no_decay_logit_is_too_large():

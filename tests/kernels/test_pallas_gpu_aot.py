@@ -34,11 +34,11 @@ def test_kernels_compile_and_fit(case):
     kernels = {kernel.name: kernel for kernel in bench_gpu_static.compiled(case)}
     T, of_dtype = case.shape[1], "wkv6" if case.dtype == "bfloat16" else "wkv6_float32"
     expected = {f"{of_dtype}_forward", f"{of_dtype}_backward"}
-    longest = 128 if case.dtype == "bfloat16" else 64  # that a block takes
-    if case.causal or longest < T:
-        expected.add("wkv6_states")
-    if case.tiling.sweep_segments > 1:
-        expected.add("wkv6_segments")
+    longest = (256, 128) if case.dtype == "bfloat16" else (64, 64)  # that a block takes
+    for of_way, most in zip(("wkv6", "wkv6_both"), longest, strict=True):
+        if case.causal or most < T:
+            expected.add(f"{of_way}_states")
+            expected |= {f"{of_way}_segments"} if case.tiling.sweep_segments > 1 else set()
     assert set(kernels) == expected
     for kernel in kernels.values():
         assert (kernel.spill_stores, kernel.spill_loads) == (0, 0), kernel

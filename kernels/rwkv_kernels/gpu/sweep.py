@@ -7,10 +7,13 @@ products do, in bfloat16, one word or two.
 A long sequence of few heads is cut into segments that are swept side by side, twice: once from
 nothing, for the sum that each adds and the decay that it lets through, and once more from what the
 segments before it have left.
+
+A gradient wants two sums, whose flows go side by side, too: of a head each reads the same decays.
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,48 +28,62 @@ from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE, Plan, parts
 from rwkv_kernels.gpu.warpgroup import BFLOAT16, FLOAT16, Warpgroup, halves
 
-_BORDERS = ("borders", "low_borders")
+
+class Sum(NamedTuple):
+    """Of values^T keys, decayed on the way, of the tokens to one side of each border: rightwards of
+    those to its left, leftwards of those to its right.
+
+    With r for the keys and the gradient of y for the values, the gradients of the states that go
+    the other way.
+
+    Attributes:
+      values, keys: tokens.
+      leftwards: of each flow, whether it goes so; two go opposite ways.
+      initial: the state at the border where a sweep begins, value x key; None is zeros.
+    """
+
+    values: Float[Array, "B T C"]
+    keys: Float[Array, "B T C"]
+    leftwards: tuple[bool, ...]
+    initial: Float32[Array, "B H N N"] | None = None
+
+
+class Found(NamedTuple):
+    """A sum's states.
+
+    Attributes:
+      borders: those at the borders, the first of which is to the left of all tiles, in words of
+        them (`words.py`). Nobody reads a state where a sweep ends, nor that of zeros where it
+        begins: it is not written there.
+      ends: if the WKV is causal, those at which sweeps end, float32 [flows, B, H, N, N], else None.
+    """
+
+    borders: tuple[BFloat16[Array, "flows B H borders N N"], ...]
+    ends: Any
 
 
 def states(
-    plan: Plan,
-    values: Float[Array, "B T C"],
-    keys: Float[Array, "B T C"],
-    w: Float[Array, "B T C"],
-    initial: Float32[Array, "B H N N"] | None,
-    *,
-    leftwards: tuple[bool, ...],
-    interpret=None,
-) -> tuple[tuple[BFloat16[Array, "flows B H borders N N"], ...], Any]:
-    """The sum of values^T keys, decayed on the way, of the tokens to one side of each border.
-
-    Rightwards of those to its left, leftwards of those to its right. With r for the keys and the
-    gradient of y for the values, the gradients of the states that go the other way.
-
-    leftwards: of each flow, whether it goes so; two go opposite ways.
-    initial: the state at the border where the sweep begins, value x key; None is zeros.
-
-    Returns:
-      The states at the borders, the first of which is to the left of all tiles, in words of them
-      (`words.py`), and, if the WKV is causal, those at which sweeps end, float32 [flows, B, H, N,
-      N], else None. Nobody reads a state where a sweep ends, nor that of zeros where it begins: it
-      is not written there.
-    """
-    sweep = functools.partial(_sweep, plan, values, keys, w, leftwards, interpret)
+    plan: Plan, w: Float[Array, "B T C"], sums: Sequence[Sum], *, interpret=None
+) -> list[Found]:
+    """Each sum's states. All have as many flows, and an initial state or none."""
+    sweep = functools.partial(_sweep, plan, w, sums, interpret)
     segments = plan.tiling.sweep_segments
+    initials = [x.initial for x in sums for _ in x.leftwards]
     if segments == 1:
-        start = None if initial is None else initial[None, :, :, None]
+        given = [initial for initial in initials if initial is not None]
+        start = jnp.stack(given)[:, :, :, None] if given else None
         results = sweep(start, borders=True, ends=plan.causal)
-        return _words(results), results["ends"][:, :, :, 0] if plan.causal else None
+        return _found(results, sums, results["ends"][:, :, :, 0] if plan.causal else None)
 
     alone = sweep(None, borders=False, ends=True)
-    B, _, C = keys.shape
-    N, flows = plan.head_size, len(leftwards)
+    B, _, C = w.shape
+    N, flows = plan.head_size, len(initials)
     # [flows, B, segments, H * N] -> [flows, B, segments, H, 1, N]: a decay of each of a state's
     # columns.
     through = jnp.exp2(alone["log_decays"]).reshape(flows, B, segments, C // N, 1, N)
     starts, ends = [], []
-    for flow, to_left in enumerate(leftwards):
+    for flow, to_left in enumerate(to_left for x in sums for to_left in x.leftwards):
+        initial = initials[flow]
         state = jnp.zeros((B, C // N, N, N), jnp.float32) if initial is None else initial
         of_flow = {}
         for i in reversed(range(segments)) if to_left else range(segments):
@@ -75,38 +92,40 @@ def states(
         starts.append(jnp.stack([of_flow[i] for i in range(segments)], axis=2))
         ends.append(state)
     results = sweep(jnp.stack(starts), borders=True, ends=False)
-    return _words(results), jnp.stack(ends) if plan.causal else None
+    return _found(results, sums, jnp.stack(ends) if plan.causal else None)
 
 
-def _words(results: dict[str, Array]) -> tuple[Array, ...]:
-    return tuple(results[name] for name in _BORDERS if name in results)
+def _found(results: dict[str, Array], sums: Sequence[Sum], ends: Array | None) -> list[Found]:
+    found, first = [], 0
+    for i, x in enumerate(sums):
+        words = (results[name] for name in _borders(i, 2) if name in results)
+        last = first + len(x.leftwards)
+        found.append(Found(tuple(words), None if ends is None else ends[first:last]))
+        first = last
+    return found
+
+
+def _borders(i: int, words: int) -> tuple[str, ...]:
+    """What the i-th sum's states at borders are called, in so many words."""
+    return (f"borders{i}", f"low_borders{i}")[:words]
 
 
 def _sweep(
-    plan: Plan,
-    values,
-    keys,
-    w,
-    leftwards: tuple[bool, ...],
-    interpret,
-    starts,
-    *,
-    borders: bool,
-    ends: bool,
+    plan: Plan, w, sums: Sequence[Sum], interpret, starts, *, borders: bool, ends: bool
 ) -> dict[str, Array]:
     """Sweeps each segment from its state in `starts`, [flows, B, H, segments, N, N], or from
-    nothing.
+    nothing; flows are those of all sums.
 
     Gives, with `ends`, the states in which segments end ("ends", like `starts`), and with `borders`
-    those at borders ("borders"), else the logs (to base 2) of what segments let through, [flows, B,
-    segments, C] ("log_decays").
+    those at borders (`_borders`), else the logs (to base 2) of what segments let through, [flows,
+    B, segments, C] ("log_decays").
     """
-    N, how, flows = plan.head_size, plan.tiling, len(leftwards)
+    N, how = plan.head_size, plan.tiling
     wg = Warpgroup(plan, N // how.sweep_blocks, interpret=interpret)
-    (B, _, C), stages = keys.shape, how.sweep_stages
+    (B, _, C), stages, dtype = w.shape, how.sweep_stages, sums[0].values.dtype
     scratch = {
-        "values_": wg.tokens(N, values.dtype, stages=stages),
-        "keys_": wg.tokens(wg.width, keys.dtype, stages=stages),
+        "values_": wg.tokens(N, dtype, stages=stages),
+        "keys_": wg.tokens(wg.width, dtype, stages=stages),
         "w_": wg.tokens(wg.width, jnp.float32, stages=stages),
         "log_d": plan.words * (wg.operand(wg.width, dtype=FLOAT16),),
         "left": plan.words * (wg.operand(N),),
@@ -114,36 +133,44 @@ def _sweep(
         "rounded": plan.words
         * (tuple(plgpu.SMEM((N, part), BFLOAT16) for part in parts(wg.width, 2)),),
     }
-    heads = (flows, B, C // N)
+    directions = tuple(x.leftwards for x in sums)
+    flows = sum(map(len, directions))
+    inputs = {"w": w, "starts": starts, "meetings": masks.meetings()}
+    inputs |= {"ends": None, "log_decays": None}
     outputs = {}
     if ends:
-        outputs["ends"] = jax.ShapeDtypeStruct((*heads, how.sweep_segments, N, N), jnp.float32)
-    if borders:
-        of_word = jax.ShapeDtypeStruct((*heads, plan.tiles + 1, N, N), BFLOAT16)
-        outputs |= dict.fromkeys(_BORDERS[: plan.words], of_word)
-    else:
+        of_ends = (flows, B, C // N, how.sweep_segments, N, N)
+        outputs["ends"] = jax.ShapeDtypeStruct(of_ends, jnp.float32)
+    for i, x in enumerate(sums):
+        inputs |= {f"values{i}": x.values, f"keys{i}": x.keys}
+        if borders:
+            of_word = (len(x.leftwards), B, C // N, plan.tiles + 1, N, N)
+            of_words = jax.ShapeDtypeStruct(of_word, BFLOAT16)
+            outputs |= dict.fromkeys(_borders(i, plan.words), of_words)
+    if not borders:
         logs = (flows, B, how.sweep_segments, C)
         outputs["log_decays"] = jax.ShapeDtypeStruct(logs, jnp.float32)
     return kernel_call(
-        functools.partial(_kernel, wg, leftwards), wg,
-        {"values": values, "keys": keys, "w": w, "starts": starts, "meetings": masks.meetings(),
-         "ends": None, "log_decays": None} | dict.fromkeys(_BORDERS),
-        outputs, scratch, grid=Grid(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
+        functools.partial(_kernel, wg, directions), wg, inputs, outputs, scratch,
+        grid=Grid(B, C // N, flows * how.sweep_segments * how.sweep_blocks),
         copies=sum(len(scratch[name]) for name in ("values_", "keys_", "w_")), stages=stages,
-        name="wkv6_states" if borders else "wkv6_segments",
+        name=f"wkv6_{'' if len(sums) == 1 else 'both_'}{'states' if borders else 'segments'}",
     )  # fmt: skip
 
 
 def _kernel(
-    wg: Warpgroup, directions: tuple[bool, ...], block: Block, *, values, keys, w, starts, meetings,
-    ends, borders, low_borders, log_decays, values_, keys_, w_, log_d, left, right, rounded,
+    wg: Warpgroup, directions: tuple[tuple[bool, ...], ...], block: Block, *, w, starts, meetings,
+    ends, log_decays, values_, keys_, w_, log_d, left, right, rounded, **of_sums: Any,
 ) -> None:  # fmt: skip
     of_rooms, rooms = (log_d, left, right), block.own((log_d, left, right))
     plan, stages = wg.plan, wg.plan.tiling.sweep_stages
     tiles = plan.tiles // plan.tiling.sweep_segments
     steps = tiles if ends is not None else tiles - 1  # what the last tile adds is for the end
     flow, segment = (f(block.part, plan.tiling.sweep_segments) for f in (lax.div, lax.rem))
-    leftwards = flow ^ int(directions[0])
+    of_sum, own_flow = (f(flow, len(directions[0])) for f in (lax.div, lax.rem))
+    first_ones = sum(int(first) << i for i, (first, *_) in enumerate(directions))
+    leftwards = own_flow ^ ((first_ones >> of_sum) & 1)
+    borders = of_sums.get("borders0")
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
     of_logs = FLOAT16 if plan.words == 1 else jnp.float32  # before they are split
     to_edge = tile.scaled(masks.decays_to_edge(wg.load_raw(meetings), leftwards))
@@ -163,11 +190,22 @@ def _kernel(
             for room, word in zip(rounded, words.of(wg, x, plan.words, BFLOAT16), strict=True):
                 tokens.write(wg, [part.at[rows] for part in room], word)
 
+    def for_the_sum(do: Callable[[int], None]) -> None:
+        """do(i) for the sum that the block works on."""
+        if len(directions) == 1:
+            return do(0)
+        for i in range(len(directions)):
+            pl.when(of_sum == i)(functools.partial(do, i))
+
     def write_border(border) -> None:
         """Begins to copy what all threads have left."""
-        for room, array in zip(rounded, (borders, low_borders), strict=False):
-            here = array.at[flow, block.batch, block.head, border]
-            block.write_to(here, room, block.first, committed=True)
+
+        def write(i: int) -> None:
+            for room, name in zip(rounded, _borders(i, plan.words), strict=True):
+                here = of_sums[name].at[own_flow, block.batch, block.head, border]
+                block.write_to(here, room, block.first, committed=True)
+
+        for_the_sum(write)
 
     def pieces(columns: int) -> tuple[tuple[int, int], ...]:
         """Of channels: what is in two words is in as many registers."""
@@ -176,17 +214,16 @@ def _kernel(
     def at(of_stages, stage) -> list:
         return [part.at[stage] for part in of_stages]
 
-    def copies(step, stage) -> list[tuple]:
-        i = tile_at(step)
-        return [
-            *block.tokens(values, i, at(values_, stage), whole=True),
-            *block.tokens(keys, i, at(keys_, stage)),
-            *block.tokens(w, i, at(w_, stage)),
-        ]
-
     def begin(step, *, committed: bool = False) -> None:
-        stage = lax.rem(step, stages)
-        block.start(copies(step, stage), stage, committed=committed)
+        stage, there = lax.rem(step, stages), tile_at(step)
+        block.start(block.tokens(w, there, at(w_, stage)), stage, committed=committed)
+
+        def start(i: int) -> None:
+            values = block.tokens(of_sums[f"values{i}"], there, at(values_, stage), whole=True)
+            keys = block.tokens(of_sums[f"keys{i}"], there, at(keys_, stage))
+            block.start([*values, *keys], stage, committed=True)
+
+        for_the_sum(start)
 
     def add_tile(step, carry):
         again = rooms if plan.words == 1 else block.own(of_rooms, anew=step)
