@@ -10,7 +10,7 @@ from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.experimental.pallas import tpu as pltpu
 
 from rwkv_jax.models import layers, norms
-from rwkv_jax.models.norms import HeadNorm, HeadsOfLastAxis, LastAxis, norm, standardise
+from rwkv_jax.models.norms import HeadNorm, HeadsOfLastAxis, LastAxis, moments, norm, standardise
 from rwkv_kernels import head_norm, head_norm_gpu, head_norm_tpu
 
 EPS = 1e-5
@@ -122,7 +122,7 @@ def test_a_kernel_is_taken_for_heads_where_one_serves(device, samples, kernels, 
 
 def test_a_large_mean_does_not_cancel():
     x = 1e4 + jax.random.normal(jax.random.key(0), (4, 640))
-    z, _ = standardise(x, LastAxis(), EPS)
+    z = standardise(x, LastAxis(), moments(x, LastAxis(), EPS))
     wide = np.asarray(x, np.float64)
     wanted = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
     chex.assert_trees_all_close(z, wanted, rtol=0, atol=2e-3)  # of x's own last digit, 1e-3
@@ -137,8 +137,23 @@ def test_equal_channels_are_all_bias_with_finite_gradients():
 
 
 @pytest.mark.parametrize("groups", [LastAxis(), HeadsOfLastAxis(heads=2, size=8)], ids=str)
-def test_only_what_it_was_given_is_kept_for_the_backward_pass(groups):
+def test_only_what_it_was_given_and_moments_are_kept_for_the_backward_pass(groups):
     x = jax.random.normal(jax.random.key(0), (2, 3, 16), jnp.bfloat16)
     _, pullback = jax.vjp(lambda *x: norm(*x, groups, EPS), x, jnp.ones(16), jnp.zeros(16))
-    (kept,) = [each for each in jax.tree.leaves(pullback) if each.size >= x.size]
-    chex.assert_trees_all_equal(kept, x)
+    kept = [each for each in jax.tree.leaves(pullback) if each.ndim == x.ndim]
+    chex.assert_trees_all_equal(kept, [x, *moments(x, groups, EPS)])
+
+
+def test_moments_are_not_computed_again():
+    def sums(policy) -> int:
+        """In the program of a loss's gradient, whose activations are computed again."""
+        again = jax.checkpoint(
+            lambda x: jnp.sin(norm(x, scale, bias, LastAxis(), EPS)), policy=policy
+        )
+        gradient = jax.value_and_grad(lambda x: jnp.sum(again(x)))
+        return jax.jit(gradient).lower(x).as_text().count("stablehlo.reduce(")
+
+    x, scale, bias = jnp.ones((2, 3, 16)), jnp.ones(16), jnp.zeros(16)
+    kept = jax.checkpoint_policies.save_only_these_names(layers.KEPT)
+    everything = jax.checkpoint_policies.everything_saveable
+    assert sums(kept) == sums(everything) == sums(None) - 2
