@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rwkv_jax.mesh import keep_batch_split
+from rwkv_jax.mesh import FSDP_AXIS, axis_sizes, keep_batch_split
 from rwkv_jax.models.channel_mix import ChannelMix
 from rwkv_jax.models.config import Remat
 from rwkv_jax.models.layers import KEPT, Kernel, drop_path
@@ -132,9 +132,16 @@ def run_blocks(
         return keep_batch_split(x), None
 
     unroll = one_by_one(unroll)
+    if unroll:
+        # By `jit`, masks that a block closes over are inside: `checkpoint` fails on them where only
+        # some of what it is given is kept apart.
+        step = jax.jit(step)
     if remat != "none":
-        # A loop by itself keeps XLA from merging the two computations.
-        step = jax.checkpoint(step, prevent_cse=unroll, policy=_POLICIES[remat])
+        # Tokens are kept apart, so that XLA does not merge the two computations. Weights would be
+        # copied for it; but those that are gathered would be held until the backward pass. A loop
+        # keeps all apart by itself.
+        apart = (True, axis_sizes()[FSDP_AXIS] > 1) if unroll else False
+        step = jax.checkpoint(step, prevent_cse=apart, policy=_POLICIES[remat])
     x = keep_batch_split(x)
     if not unroll:
         return jax.lax.scan(step, x, layers)[0]

@@ -267,6 +267,25 @@ def test_without_a_loop_a_compiler_merges_nothing_that_is_computed_again(stack):
     assert count["block", True] - count["none", True] == 3 * again
 
 
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_without_a_loop_weights_are_kept_apart_where_they_are_gathered(stack, fsdp):
+    graphdef, state = nnx.split(stack)
+
+    def run(state):
+        blocks, x = nnx.merge(graphdef, state), jnp.ones((2, 4, 8))
+        return run_blocks(blocks, x, SHIFT, remat="block", unroll=True)
+
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1, fsdp, 1), AXES)):
+        jaxpr = jax.make_jaxpr(run)(state).jaxpr
+    blocks = [x for x in jaxpr.eqns if "prevent_cse" in x.params]
+    assert len(blocks) == 3
+    for block in blocks:
+        apart = dict(zip(block.invars, block.params["prevent_cse"], strict=True))
+        tokens = [x for x in block.invars if x.aval.shape == (2, 4, 8)]
+        assert all(apart[x] for x in tokens)
+        assert all(apart.values()) == (fsdp > 1)
+
+
 def test_kernels_are_cast_for_all_blocks_at_once(stack):
     graphdef, state = nnx.split(stack)
     x = jnp.ones((2, 4, 8), jnp.bfloat16)
