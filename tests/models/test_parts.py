@@ -235,6 +235,12 @@ def test_unrolled_blocks_are_those_of_the_loop(stack, remat):
     chex.assert_trees_all_close(found[True], found[False], rtol=1e-5, atol=1e-5)
 
 
+def mesh_of(sizes, **options):
+    """Of no devices; XLA's to lay arrays out over, as in training."""
+    auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.sharding.AbstractMesh(sizes, AXES, axis_types=auto, **options)
+
+
 @pytest.mark.parametrize(("platform", "loops"), [("gpu", 0), ("tpu", 1), ("cpu", 1)])
 def test_blocks_are_unrolled_on_a_gpu_unless_a_loop_is_asked_for(stack, platform, loops):
     graphdef, state = nnx.split(stack)
@@ -248,7 +254,7 @@ def test_blocks_are_unrolled_on_a_gpu_unless_a_loop_is_asked_for(stack, platform
         return sum(x.primitive.name == "scan" and x.params["length"] == 3 for x in jaxpr.eqns)
 
     device = jax.sharding.AbstractDevice("a GPU that no kernel knows", None, platform)
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), AXES, abstract_device=device)
+    mesh = mesh_of((1, 1, 1), abstract_device=device)
     assert (count(None), count(True), count(False)) == (loops, 0, 1)
 
 
@@ -275,7 +281,7 @@ def test_without_a_loop_weights_are_kept_apart_where_they_are_gathered(stack, fs
         blocks, x = nnx.merge(graphdef, state), jnp.ones((2, 4, 8))
         return run_blocks(blocks, x, SHIFT, remat="block", unroll=True)
 
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1, fsdp, 1), AXES)):
+    with jax.sharding.use_abstract_mesh(mesh_of((1, fsdp, 1))):
         jaxpr = jax.make_jaxpr(run)(state).jaxpr
     blocks = [x for x in jaxpr.eqns if "prevent_cse" in x.params]
     assert len(blocks) == 3
