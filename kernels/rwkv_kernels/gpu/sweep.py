@@ -168,8 +168,9 @@ def _kernel(
     steps = tiles if ends is not None else tiles - 1  # what the last tile adds is for the end
     flow, segment = (f(block.part, plan.tiling.sweep_segments) for f in (lax.div, lax.rem))
     of_sum, own_flow = (f(flow, len(directions[0])) for f in (lax.div, lax.rem))
-    first_ones = sum(int(first) << i for i, (first, *_) in enumerate(directions))
-    leftwards = own_flow ^ ((first_ones >> of_sum) & 1)
+    # A bit for each sum: whether the first of its flows goes to the left.
+    firsts = sum(int(first) << i for i, (first, *_) in enumerate(directions))
+    leftwards = own_flow ^ ((firsts >> of_sum) & 1)
     borders = of_sums.get("borders0")
     blocks = [pl.ds(first, TILE) for first in plan.state_blocks]
     of_logs = FLOAT16 if plan.words == 1 else jnp.float32  # before they are split
