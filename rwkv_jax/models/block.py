@@ -133,8 +133,8 @@ def run_blocks(
 
     unroll = one_by_one(unroll)
     if unroll:
-        # A jitted block closes over nothing: on its masks `checkpoint` would fail, where only some of
-        # what it is given is kept apart.
+        # A jitted block closes over nothing: its masks, on which `checkpoint` fails where only some
+        # of what it is given is kept apart, are inside.
         step = jax.jit(step)
     if remat != "none":
         # Tokens are kept apart, so that XLA does not merge the two computations. Weights would be
