@@ -98,8 +98,10 @@ def test_eight_devices_split_three_ways_give_the_losses_of_one(
     finished: Path, pictures: Path, tmp_path: Path
 ):
     workdir = tmp_path / "run"
+    mesh = ("--mesh.fsdp", "2", "--mesh.tensor", "2")
+    as_on_a_gpu = ("--model.image.unroll", "True")  # texts in a loop, as elsewhere
     done = run(
-        train_command(pictures, workdir, "--mesh.fsdp", "2", "--mesh.tensor", "2"),
+        train_command(pictures, workdir, *mesh, *as_on_a_gpu),
         XLA_FLAGS="--xla_force_host_platform_device_count=8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
