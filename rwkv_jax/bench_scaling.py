@@ -32,7 +32,7 @@ class Case:
     @property
     def command(self) -> str:
         rest = " ".join(self.overrides)
-        return f"--config {self.config} --topology {self.topology} {rest}"
+        return f"--config {self.config} --topology {self.topology} {rest}".rstrip()
 
 
 CASES = (
