@@ -101,7 +101,8 @@ def messages(case: Case, run: DryRun) -> list[str]:
 
 
 def _model(case: Case) -> str:
-    return "B/16" if case.config == B16 else "B/32"
+    loop = ", without a loop" if case.overrides == UNROLLED else ""
+    return f"{'B/16' if case.config == B16 else 'B/32'}{loop}"
 
 
 def main() -> None:

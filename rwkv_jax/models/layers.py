@@ -30,7 +30,9 @@ def keep(x: Array) -> Array:
 
 
 def by_itself(x: _Arrays) -> _Arrays:
-    """x, arrays of which a GPU's XLA makes no kernel with what they go into; elsewhere as it is."""
+    """x, one array or a tree of them, of which a GPU's XLA makes no kernel with what it goes into;
+    elsewhere as it is.
+    """
     return jax.lax.optimization_barrier(x) if platform() == "gpu" else x
 
 

@@ -135,7 +135,8 @@ def make_train_step(
         losses, gradients = loss_and_gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = apply_updates(rules, state.params, updates)
-        # In kernels with sums of what they write, updates would not be in place, but copied there.
+        # In a kernel that also sums up what it writes, for the norms below, a GPU's XLA would not
+        # write in place: parameters and what the optimizer keeps would be copied.
         params, opt_state, updates = by_itself((params, opt_state, updates))
         if loss.kind == "softmax":
             params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)

@@ -15,6 +15,8 @@ import pytest
 from rwkv_jax.config import DataConfig, RunConfig
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.evaluation.config import EvalConfig
+from rwkv_jax.hlo import parse
+from rwkv_jax.hlo.text import Computation, Instruction, Program
 from rwkv_jax.models import ClipConfig, rwkv_clip_b16, rwkv_clip_b32
 from rwkv_jax.models.config import Remat
 from rwkv_jax.training.setup import set_up
@@ -86,30 +88,50 @@ def test_gpu_kernels_stand_in_the_step_without_relayouts(unroll):
     options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
     devices = list(gpu_topology.mesh().devices.flat)
     lowered = _lowered(rwkv_clip_b32(), "block", devices, unroll=unroll)
-    program = lowered.compile(compiler_options=options).as_text()
-    defined = dict(re.findall(r"^ *(?:ROOT )?%(\S+) = (.*)$", program, re.MULTILINE))
-    calls = [x for x in defined.values() if 'custom_call_target="mosaic_gpu' in x]
+    program = parse(lowered.compile(compiler_options=options).as_text() or "")
+    calls = [
+        (where, x)
+        for where in program.computations.values()
+        for x in where.instructions
+        if 'custom_call_target="mosaic_gpu' in x.attributes
+    ]
     # Of each tower: forward, forward again and backward, of which interpolations have two, and
     # logits of decays none: of the WKV, of interpolations, of head norms and of logits. In a loop
     # its two layers are one; a GPU has no loop if nothing is said of it.
     assert len(calls) == 2 * (3 + 4 + 3 + 2) * (2 if unroll is None else 1)
-    for call in calls:
-        operands = re.search(r" custom-call\((.*?)\), custom_call_target", call)[1]
-        made_by = [_made_by(defined, name) for name in re.findall(r"%([\w.\-]+)", operands)]
-        assert not {"copy", "transpose", "convert"} & set(made_by), (made_by, call[:300])
+    for where, call in calls:
+        tokens = [x for x in where.operands(call) if _size(x) >= BATCH_PER_CHIP * 49 * 640]
+        assert tokens or "decay_logits" in call.op_name
+        for x in tokens:
+            made_by = _made_by(program, where, x)
+            assert not made_by <= {"copy", "transpose", "convert"}, (made_by, call.op_name)
     # Parameters and what the optimizer keeps of them are written where they are.
-    matrix = 640 * 640
-    assert not [x for x in defined.values() if _is_copy(x, at_least=matrix)]
+    copies = [x for where in program.computations.values() for x in where.instructions]
+    copies = [x for x in copies if x.opcode == "copy" and x.arrays[0].dtype == "f32"]
+    assert not [x for x in copies if _size(x) >= 640 * 640]
 
 
-def _is_copy(definition: str, *, at_least: int) -> bool:
-    """Whether it copies so many float32 numbers."""
-    found = re.match(r"f32\[([\d,]+)\]\S* copy\(", definition)
-    return bool(found) and math.prod(map(int, found[1].split(","))) >= at_least
+def _size(x: Instruction) -> int:
+    return max(array.size for array in x.arrays)
 
 
-def _made_by(defined: dict[str, str], name: str) -> str:
-    """The operation that an array comes from, seen through views."""
-    found = re.match(r"(?:\([^=]*?\)|\S+) ([\w\-]+)\((?:%([\w.\-]+))?", defined[name])
-    operation, operand = found.groups()
-    return _made_by(defined, operand) if operation in ("bitcast", "reshape") else operation
+def _made_by(program: Program, where: Computation, x: Instruction) -> set[str]:
+    """The operations that an array comes from, seen through views, and into and out of fusions."""
+    if x.opcode in ("bitcast", "reshape"):
+        return _made_by(program, where, where.operands(x)[0])
+    if x.opcode == "get-tuple-element":
+        (source,) = where.operands(x)
+        while source.opcode == "opt-barrier":
+            (source,) = where.operands(source)
+        index = int(re.search(r"index=(\d+)", x.attributes)[1])
+        part = where.operands(source)[index] if source.opcode == "tuple" else source
+        return _made_by(program, where, part)
+    if x.opcode == "fusion":
+        inner = program.computations[x.called("calls")[0]]
+        return {y.opcode for y in inner.instructions} - {"parameter", "bitcast", "tuple"}
+    if x.opcode == "parameter":
+        for outer in program.computations.values():
+            for fusion in outer.instructions:
+                if fusion.opcode == "fusion" and fusion.called("calls") == [where.name]:
+                    return _made_by(program, outer, outer.operands(fusion)[int(x.literal)])
+    return {x.opcode}

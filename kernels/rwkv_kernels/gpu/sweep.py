@@ -65,7 +65,10 @@ class Found(NamedTuple):
 def states(
     plan: Plan, w: Float[Array, "B T C"], sums: Sequence[Sum], *, interpret=None
 ) -> list[Found]:
-    """Each sum's states. All have as many flows, and an initial state or none."""
+    """Each sum's states, in their order; w: decay logits, float32.
+
+    All sums have the same number of flows, and either all have an initial state or none has.
+    """
     sweep = functools.partial(_sweep, plan, w, sums, interpret)
     segments = plan.tiling.sweep_segments
     initials = [x.initial for x in sums for _ in x.leftwards]
