@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from float64_loop import REGIMES
-from hopper import host
+from hopper import host, launch
 from hopper.launch import on_machine
 from hopper.machine import RaceError
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -198,13 +198,21 @@ def test_shared_memory_is_as_planned_and_no_bank_is_asked_thrice(T, N, causal, d
         assert at_least <= asked < 2 * at_least
 
 
-def test_a_copy_that_never_comes_is_seen(monkeypatch):
-    monkeypatch.setattr(Block, "start", lambda *_: None)
+@pytest.fixture
+def otherwise(monkeypatch):
+    """Kernels are made otherwise: none that was compiled before is run, nor one kept for later."""
+    launch.forget()
+    yield monkeypatch
+    launch.forget()
+
+
+def test_a_copy_that_never_comes_is_seen(otherwise):
+    otherwise.setattr(Block, "start", lambda *_: None)
     with pytest.raises(RuntimeError, match="wait for ever"):
         check_both_directions((1, 7, 1, 64), "typical", down=False, lazy=False)
 
 
-def test_memory_beyond_a_block_is_seen(monkeypatch):
+def test_memory_beyond_a_block_is_seen(otherwise):
     """A block that was given a quarter of what it reckons with."""
 
     def less(*arguments):
@@ -212,22 +220,22 @@ def test_memory_beyond_a_block_is_seen(monkeypatch):
         return dataclasses.replace(start, shared_memory=start.shared_memory // 4)
 
     host_start = host.start
-    monkeypatch.setattr(host, "start", less)
+    otherwise.setattr(host, "start", less)
     with pytest.raises(RuntimeError, match="that the block has"):
         check_both_directions((1, 7, 1, 64), "typical", down=False, lazy=False)
 
 
-def test_a_fence_left_out_is_seen(monkeypatch):
+def test_a_fence_left_out_is_seen(otherwise):
     """What threads write is there for products only after it."""
-    monkeypatch.setattr(plgpu, "commit_smem", Warpgroup(None, 64).wait_for_readers)
+    otherwise.setattr(plgpu, "commit_smem", Warpgroup(None, 64).wait_for_readers)
     for regime in ("typical", "spiky"):
         with pytest.raises(RaceError, match="before a fence"):
             check_both_directions((1, 49, 1, 64), regime, down=False, lazy=False)
 
 
-def test_a_barrier_left_out_is_seen(monkeypatch):
+def test_a_barrier_left_out_is_seen(otherwise):
     """Keys are written while another warp still multiplies those before them."""
-    monkeypatch.setattr(Warpgroup, "wait_for_readers", lambda _: None)
+    otherwise.setattr(Warpgroup, "wait_for_readers", lambda _: None)
 
     def try_all(regime):
         for down, lazy in WAYS:
@@ -238,7 +246,7 @@ def test_a_barrier_left_out_is_seen(monkeypatch):
             try_all(regime)
 
 
-def test_a_write_that_is_not_waited_for_is_seen(monkeypatch):
+def test_a_write_that_is_not_waited_for_is_seen(otherwise):
     """The gradient of u goes to main memory from a room that its tile works in next."""
     written, wait = [], Block.wait_for_writes
 
@@ -249,12 +257,12 @@ def test_a_write_that_is_not_waited_for_is_seen(monkeypatch):
             written.append(name)
             function(*given)
 
-        monkeypatch.setattr(Block, name, write)
+        otherwise.setattr(Block, name, write)
 
     noted("write")
     noted("write_to")
     # Tokens are waited for as ever.
-    monkeypatch.setattr(
+    otherwise.setattr(
         Block, "wait_for_writes", lambda block: wait(block) if written[-1] == "write" else None
     )
     for regime in ("typical", "spiky"):

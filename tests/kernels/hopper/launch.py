@@ -30,18 +30,24 @@ from rwkv_kernels.gpu import (
     topology,
 )
 
-_compiled: dict[str, tuple[str, str]] = {}
+_by_text: dict[str, tuple[ptx.Program, str]] = {}
+_by_call: dict[tuple, tuple[ptx.Program, str]] = {}
 
 
-def compiled(function, inputs: Sequence) -> tuple[str, str]:
-    """PTX, and LLVM of what starts it, of the one kernel in a function of arrays."""
+def forget() -> None:
+    """Kernels are traced anew: what they are made of has been exchanged."""
+    _by_call.clear()
+
+
+def compiled(function, inputs: Sequence) -> tuple[ptx.Program, str]:
+    """The one kernel in a function of arrays, and LLVM of what starts it."""
     mesh = topology.mesh()
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for x in inputs]
     with jax.set_mesh(mesh):
         lowered = jax.jit(function).lower(*shapes)
-    if (key := lowered.as_text()) in _compiled:  # it is not printed a second time
-        return _compiled[key]
+    if (key := lowered.as_text()) in _by_text:  # it is not printed a second time
+        return _by_text[key]
     with _printed("MOSAIC_GPU_DUMP_PTX", "MOSAIC_GPU_DUMP_HOST_LLVM") as printed:
         lowered.compile()
     text = printed[0]
@@ -51,8 +57,8 @@ def compiled(function, inputs: Sequence) -> tuple[str, str]:
         text,
         re.DOTALL,
     )
-    _compiled[key] = kernel, start
-    return kernel, start
+    _by_text[key] = ptx.program(kernel), start
+    return _by_text[key]
 
 
 @contextlib.contextmanager
@@ -85,10 +91,14 @@ def kernel_call(body, wg, inputs, outputs, scratch, *, name, down: bool, lazy: b
             name=name, **how,
         )  # fmt: skip
 
-    kernel, starter = compiled(function, list(given.values()))
+    arrays = tuple((key, x.shape, x.dtype) for key, x in (given | dict(outputs)).items())
+    # Tracing takes longer than playing. What shared memory there is follows from the rest.
+    key = (name, body.func, *body.args, arrays, *how.items())
+    if key not in _by_call:
+        _by_call[key] = compiled(function, list(given.values()))
+    program, starter = _by_call[key]
     operands = [np.array(x).reshape(-1) for x in given.values()]
     results = [np.full(np.prod(x.shape, dtype=int), np.nan, x.dtype) for x in outputs.values()]
-    program = ptx.program(kernel)
     start = host.start(starter, [*operands, *results])
     order = range(program.threads // LANES)[:: -1 if down else 1]
     player = machine.Machine(program, start, order=order, lazy=lazy)

@@ -10,6 +10,7 @@ What it does not know: time, caches, and the hazards of registers that the compi
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
@@ -209,18 +210,10 @@ class Machine:
             self._written_by.reshape(-1, 4)[rows] = warp.number + 1
 
     def _take_turns(self, address: np.ndarray, size: int) -> None:
-        """Counts how often shared memory is asked: 32 banks give a word of 4 bytes each a time.
-
-        Of 8 and 16 bytes a thread, half and a quarter of a warp ask together.
-        """
-        words = -(-size // 4)
-        together = LANES // words if len(address) == LANES else len(address)
-        asked = 0
-        for threads in np.split(address.astype("i8"), len(address) // together):
-            every = np.unique(np.add.outer(threads // 4, np.arange(words)))
-            asked += np.bincount(every % 32).max()
-        bytes_ = np.unique(np.add.outer(address.astype("i8"), np.arange(size))).size
-        self.turns = self.turns[0] + int(asked), self.turns[1] + -(-bytes_ // 128)
+        offsets = address.astype("i8")
+        offsets -= offsets[0] // 128 * 128  # all banks once
+        asked, at_least = _turns(offsets.tobytes(), size)
+        self.turns = self.turns[0] + asked, self.turns[1] + at_least
 
     def fence(self, warp: _Warp) -> None:
         self._written_by[self._written_by == warp.number + 1] = 0
@@ -345,3 +338,20 @@ class Machine:
         for times, piece in zip(self.passed, self._program.pieces, strict=True):
             total.update({opcode: times * count for opcode, count in piece.items()})
         return total
+
+
+@functools.lru_cache(maxsize=4096)
+def _turns(addresses: bytes, size: int) -> tuple[int, int]:
+    """How often shared memory is asked, and would be at least: 32 banks give a word of 4 bytes each
+    a time.
+
+    Of 8 and 16 bytes a thread, half and a quarter of a warp ask together.
+    """
+    address, words = np.frombuffer(addresses, "i8"), -(-size // 4)
+    together = LANES // words if len(address) == LANES else len(address)
+    asked = 0
+    for threads in np.split(address, len(address) // together):
+        every = np.unique(np.add.outer(threads // 4, np.arange(words)))
+        asked += np.bincount(every % 32).max()
+    bytes_ = np.unique(np.add.outer(address, np.arange(size))).size
+    return int(asked), -(-bytes_ // 128)
