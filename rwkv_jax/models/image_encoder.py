@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from rwkv_jax.models import inits
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.config import ImageConfig
-from rwkv_jax.models.layers import linear
+from rwkv_jax.models.layers import by_patches
 from rwkv_jax.models.norms import LayerNorm
 from rwkv_jax.models.positions import resize_positions
 from rwkv_jax.models.spec import BlockInits, BlockSpec, by_own_share
@@ -51,10 +51,7 @@ def image_block_spec(config: ImageConfig) -> BlockSpec:
 
 
 class PatchEmbed(nnx.Module):
-    """A convolution whose stride is its size, as one matrix product over whole patches.
-
-    An image that is no multiple of the patch is padded with zeros at the right and the bottom.
-    """
+    """A product of every patch of an image with the same kernel, and a bias."""
 
     def __init__(self, patch_size: int, width: int, *, rngs: nnx.Rngs) -> None:
         shape = (patch_size, patch_size, 3, width)
@@ -64,14 +61,7 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, pixels: Float[Array, "B H W 3"]) -> Float[Array, "B h w D"]:
         """Patches in float32, products in the dtype of `pixels`."""
-        P = self.kernel.shape[0]
-        B, H, W, C = pixels.shape
-        h, w = -(-H // P), -(-W // P)
-        pixels = jnp.pad(pixels, ((0, 0), (0, h * P - H), (0, w * P - W), (0, 0)))
-        rows = pixels.reshape(B * h, P, w, P * C)  # [B, h P, w P, C] -> [B h, P, w, P C]
-        patches = rows.swapaxes(1, 2).reshape(B, h, w, P * P * C)  # [B h, w, P, P C] -> here
-        kernel = self.kernel[...].reshape(P * P * C, -1)  # [P, P, C, D] -> [P P C, D]
-        return linear(patches, kernel, out_dtype=jnp.float32) + self.bias[...]
+        return by_patches(pixels, self.kernel, out_dtype=jnp.float32) + self.bias[...]
 
 
 class ImageEncoder(nnx.Module):

@@ -60,6 +60,40 @@ def linear(
     return y.reshape(*leading, y.shape[-1])  # [prod(B), O] -> [*B, O]
 
 
+def by_patches(
+    pixels: Float[Array, "B H W C"],
+    kernel: nnx.Param | Float[Array, "P P C D"],
+    *,
+    out_dtype: DTypeLike | None = None,
+) -> Float[Array, "B h w D"]:
+    """A convolution whose stride is its size: each patch of P x P pixels times the kernel.
+
+    An image that is no multiple of the patch is padded with zeros at the right and the bottom. It
+    is one matrix product of patches that are cut out first, but on a TPU: memory has the same pixel
+    of 128 images in a row there, and what cuts patches out of it are five copies of all pixels. A
+    convolution, the slower one elsewhere, reads them as they lie.
+    """
+    weights = kernel[...]
+    P, _, C, D = weights.shape
+    B, H, W, _ = pixels.shape
+    h, w = -(-H // P), -(-W // P)
+    beyond = ((0, h * P - H), (0, w * P - W))
+    if platform() == "tpu":
+        return jax.lax.conv_general_dilated(
+            pixels,
+            weights.astype(pixels.dtype),
+            window_strides=(P, P),
+            padding=beyond,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=matmul_precision(pixels.dtype),
+            preferred_element_type=out_dtype,
+        )
+    rows = jnp.pad(pixels, ((0, 0), *beyond, (0, 0)))
+    rows = rows.reshape(B * h, P, w, P * C)  # [B, h P, w P, C] -> [B h, P, w, P C]
+    patches = rows.swapaxes(1, 2).reshape(B, h, w, P * P * C)  # [B h, w, P, P C] -> here
+    return linear(patches, weights.reshape(P * P * C, D), out_dtype=out_dtype)  # [P, P, C, D]
+
+
 def drop_path(
     x: Float[Array, "B T D"], rate: float | Float[Array, ""], key: PRNGKeyArray
 ) -> Float[Array, "B T D"]:

@@ -24,6 +24,7 @@ from rwkv_jax.training.micro_batches import loss_and_gradients as micro_batched
 from rwkv_jax.training.sharding import batch_sharding, replicated
 from rwkv_jax.training.state import Params, TrainState
 from rwkv_jax.training.trained import apply_updates, join, split, with_zeros
+from rwkv_jax.wkv import platform
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -37,6 +38,21 @@ LOGIT_SCALE_RANGE = (0.0, math.log(100.0))
 def norms(name: str, tree: Params) -> Metrics:
     """Global norm of each top-level entry (a tower) of a parameter-shaped tree."""
     return {f"train/{name}/{tower}": optax.tree.norm(tree[tower]) for tower in tree}
+
+
+def each_once(
+    before: Params, params: Params, opt_state: Any, updates: Params
+) -> tuple[Params, Any, Params]:
+    """The parameters, the optimizer's state, and what the parameters moved by, whose norms add no
+    pass over memory to an update's seven, and no copy.
+
+    A GPU's XLA does not write in place what it also sums up, so all three are kept apart from sums
+    there. Elsewhere XLA would work the updates out once more for their norm, from moments that it
+    has just written: what parameters moved by is their difference then, and rounded as they are.
+    """
+    if platform() == "gpu":
+        return by_itself((params, opt_state, updates))
+    return params, opt_state, jax.tree.map(jnp.subtract, params, before)
 
 
 def loss_by_kind(
@@ -135,9 +151,7 @@ def make_train_step(
         losses, gradients = loss_and_gradients(state.params, batch, key)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = apply_updates(rules, state.params, updates)
-        # In a kernel that also sums up what it writes, for the norms below, a GPU's XLA would not
-        # write in place: parameters and what the optimizer keeps would be copied.
-        params, opt_state, updates = by_itself((params, opt_state, updates))
+        params, opt_state, moved = each_once(state.params, params, opt_state, updates)
         if loss.kind == "softmax":
             params["logit_scale"] = jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)
         ema = next_ema(state.ema, params, rules.ema_decay, state.step)
@@ -149,7 +163,7 @@ def make_train_step(
             "train/gradient_norm": optax.tree.norm(gradients),
             **norms("gradient_norm", gradients),
             **norms("parameter_norm", params),
-            **norms("update_norm", updates),
+            **norms("update_norm", moved),
         }
         if loss.kind == "sigmoid":
             metrics["train/logit_bias"] = params["logit_bias"]

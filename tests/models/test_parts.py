@@ -11,11 +11,12 @@ import pytest
 from flax import nnx
 
 from rwkv_jax.mesh import AXES
+from rwkv_jax.models import layers
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.channel_mix import squared_relu
 from rwkv_jax.models.config import ImageConfig, TextConfig
 from rwkv_jax.models.image_encoder import image_block_spec
-from rwkv_jax.models.layers import drop_path
+from rwkv_jax.models.layers import by_patches, drop_path
 from rwkv_jax.models.positions import bicubic_matrix, resize_positions
 from rwkv_jax.models.text_encoder import text_block_spec
 from rwkv_jax.models.token_shift import image_shift, text_shift
@@ -23,6 +24,29 @@ from rwkv_jax.wkv import bi_wkv6, causal_wkv6
 
 # Two heads of 4 channels; token t has the value t + 1 in each, so that 0 can only be "outside".
 TOKENS = jnp.broadcast_to(jnp.arange(1.0, 8.0)[None, :, None], (1, 7, 8))
+
+
+@pytest.mark.parametrize("way", ["cpu", "tpu"])
+@pytest.mark.parametrize("size", [(8, 12), (5, 11), (3, 1)])  # whole patches of 4, and cut short
+def test_patches(size, way, monkeypatch):
+    """Against a loop in float64; a TPU has another form, which any device can run."""
+    monkeypatch.setattr(layers, "platform", lambda: way)
+    rng = np.random.default_rng(0)
+    (H, W), P = size, 4
+    h, w = -(-H // P), -(-W // P)
+    pixels, kernel = rng.normal(size=(2, H, W, 3)), rng.normal(size=(P, P, 3, 5))
+    g = rng.normal(size=(2, h, w, 5))
+    whole = np.zeros((2, h * P, w * P, 3))
+    whole[:, :H, :W] = pixels
+    y, of_kernel = np.zeros(g.shape), np.zeros(kernel.shape)
+    for i, j in np.ndindex(h, w):
+        patch = whole[:, P * i : P * (i + 1), P * j : P * (j + 1)]
+        y[:, i, j] = np.einsum("bpqc,pqcd->bd", patch, kernel)
+        of_kernel += np.einsum("bpqc,bd->pqcd", patch, g[:, i, j])
+    arrays = [jnp.asarray(x, jnp.float32) for x in (pixels, kernel, g)]
+    got, pullback = jax.vjp(lambda k: by_patches(arrays[0], k, out_dtype=jnp.float32), arrays[1])
+    np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(pullback(arrays[2])[0], of_kernel, rtol=1e-5, atol=1e-5)
 
 
 def test_text_shift_looks_back_and_ahead_in_each_head():

@@ -16,6 +16,7 @@ from tiny import run, train_command
 
 from rwkv_jax.models import ClipConfig, ImageConfig, TextConfig, abstract_params, bind
 from rwkv_jax.models.params import flat_params, model_graphdef
+from rwkv_jax.training import update
 from rwkv_jax.training.checkpoint import CheckpointError, RunCheckpoints
 from rwkv_jax.training.config import CheckpointConfig, LossConfig, MeshConfig, OptimizerConfig
 from rwkv_jax.training.ema import ema_decay_at, next_ema
@@ -23,7 +24,7 @@ from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.paths import PathRuleError
 from rwkv_jax.training.sharding import make_mesh, state_shardings
 from rwkv_jax.training.state import TrainState, first_state
-from rwkv_jax.training.update import TrainStep, make_train_step
+from rwkv_jax.training.update import TrainStep, each_once, make_train_step, norms
 from rwkv_jax.weights import load_weights, params_sha256
 
 MODEL = ClipConfig(
@@ -302,3 +303,21 @@ def test_a_locked_run_with_an_average_ends_alike_when_it_is_cut(pictures: Path, 
     assert "optimizer.no_decay: 'norm9' is found in no parameter's path" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "new").exists()
+
+
+# -------------------------------------------------------------------------------- logged norms
+
+
+@pytest.mark.parametrize("way", ["cpu", "gpu", "tpu"])
+def test_norms_of_updates_are_the_same_on_all_platforms(way, monkeypatch):
+    monkeypatch.setattr(update, "platform", lambda: way)
+    rng = np.random.default_rng(0)
+    before = {name: jnp.asarray(rng.normal(size=(64, 8)), jnp.float32) for name in ("a", "b")}
+    updates = {"a": jnp.full((64, 8), 1e-3), "b": jnp.zeros((64, 8))}
+    params = optax.apply_updates(before, updates)
+    same, state, moved = jax.jit(each_once)(before, params, (jnp.ones(3),), updates)
+    chex.assert_trees_all_equal((same, state), (params, (jnp.ones(3),)))
+    found = norms("update_norm", moved)
+    # 512 of 1e-3; a parameter of 1 to 2 is rounded to 1.2e-7.
+    assert found["train/update_norm/a"] == pytest.approx(1e-3 * 512**0.5, rel=1e-4)
+    assert found["train/update_norm/b"] == 0

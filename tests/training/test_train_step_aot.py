@@ -68,6 +68,20 @@ def test_tpu_kernels_stand_in_the_step_without_relayouts(model, remat: Remat):
         "head_norm_backward": 2,
     }
 
+    parsed = parse(program)
+    entry = parsed.computations[parsed.entry]
+    # Patches are not cut out of pixels in memory.
+    pixels = [x for x in entry.instructions if x.arrays and _size(x) == BATCH_PER_CHIP * 224**2 * 3]
+    assert not [x.name for x in pixels if x.opcode in ("copy", "reshape", "transpose")]
+    # One operation takes a parameter with its gradient and all that the optimizer keeps of it, and
+    # writes what is new of all three.
+    updates = [
+        x
+        for x in entry.instructions
+        if x.opcode == "fusion" and sum(map(_of_words, entry.operands(x))) > 1
+    ]
+    assert [_of_words(x) for x in updates] == [3]
+
     for tokens in (model().image.grid ** 2, 77):
         moved = [line for line in lines if _is_relayout(line, BATCH_PER_CHIP * tokens * 640)]
         assert not moved, moved
@@ -109,6 +123,11 @@ def test_gpu_kernels_stand_in_the_step_without_relayouts(unroll):
     copies = [x for where in program.computations.values() for x in where.instructions]
     copies = [x for x in copies if x.opcode == "copy" and x.arrays[0].dtype == "f32"]
     assert not [x for x in copies if _size(x) >= 640 * 640]
+
+
+def _of_words(x: Instruction) -> int:
+    """How many of its arrays are as large as the embedding of all words."""
+    return sum(array.dimensions == (49408, 640) for array in x.arrays)
 
 
 def _size(x: Instruction) -> int:
