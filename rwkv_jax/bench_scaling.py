@@ -17,6 +17,7 @@ from rwkv_jax.training.dry_run import DoesNotFitError, DryRun, dry_run
 
 B32, B16 = "configs/rwkv_clip_b32_yfcc15m.py", "configs/rwkv_clip_b16_yfcc15m.py"
 UNROLLED = ("--model.image.unroll", "True", "--model.text.unroll", "True")
+SHARDED = ("--mesh.fsdp", "16")
 LARGE = ("--batch-size", "32768", "--loss.form", "ring")
 
 
@@ -40,6 +41,7 @@ CASES = (
     Case(B32, "v5e:4x4", ()),  # the paper's recipe: 4,096 pairs, 256 a chip
     Case(B32, "v5e:4x4", UNROLLED),
     Case(B32, "v6e:16x16", LARGE),
+    Case(B32, "v6e:16x16", (*LARGE, *SHARDED)),
     Case(B16, "v5e:16x16", LARGE),
 )
 
@@ -100,8 +102,9 @@ def messages(case: Case, run: DryRun) -> list[str]:
 
 
 def _model(case: Case) -> str:
-    loop = ", without a loop" if case.overrides == UNROLLED else ""
-    return f"{'B/16' if case.config == B16 else 'B/32'}{loop}"
+    said = ", without a loop" if case.overrides == UNROLLED else ""
+    said += ", fsdp 16" if case.overrides[-2:] == SHARDED else ""
+    return f"{'B/16' if case.config == B16 else 'B/32'}{said}"
 
 
 def main() -> None:

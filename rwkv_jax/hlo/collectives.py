@@ -77,18 +77,24 @@ def group_size(instruction: Instruction, devices: int) -> int:
     """Devices in one group, by any of XLA's ways to write groups; all `devices` where it says none.
 
     Examples: replica_groups={{0,1},{2,3}} -> 2; [2,4]<=[8] -> 4;
-    mesh['data'=4,'tensor'=2] {'data'} -> 4; source_target_pairs={{0,1},{1,0}} -> 2.
+    mesh['data'=4,'tensor'=2] {'data'} -> 4, also with device_ids=([2,4]T(1,0)) before the names;
+    source_target_pairs={{0,1},{1,0}} -> 2.
+
+    Raises:
+        ValueError: groups that are written in another way.
     """
     text = instruction.attributes
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", text):
         numbers = set(re.findall(r"\d+", pairs[1]))
         moves = [x for x in re.findall(r"\{(\d+),(\d+)", pairs[0]) if x[0] != x[1]]
         return len(numbers) if moves else 1
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text):
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
         sizes = dict(re.findall(r"'([^']*)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[name]) for name in re.findall(r"'([^']*)'", mesh[2]))
     if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", text):
         return int(iota[2])
     if lists := re.search(r"replica_groups=\{\{([\d,\s]*)\}", text):
         return len(re.findall(r"\d+", lists[1]))
+    if "replica_groups=" in text and "replica_groups={}" not in text:
+        raise ValueError(f"{instruction.name} has groups of devices that are not known: {text}")
     return devices

@@ -149,6 +149,11 @@ def test_a_loop_of_unknown_length_is_named():
             " replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}, to_apply=%add",
             3 / 4 * 4096,
         ),
+        (
+            "f32[4096]{0} all-gather(%p), replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2],"
+            " device_ids=([2,4]T(1,0)) {'axis_0'}, dimensions={0}",
+            3 * 4096,
+        ),
         ("f32[1024]{0} collective-permute(%p), source_target_pairs={{0,1},{1,0}}", 4096),
         ("f32[1024]{0} collective-permute(%p), source_target_pairs={{0,0},{1,1}}", 0),
     ],
@@ -156,6 +161,14 @@ def test_a_loop_of_unknown_length_is_named():
 def test_what_a_collective_sends(operation: str, sent: float):
     entry = f"  %p = f32[1024]{{0}} parameter(0)\n  ROOT %c = {operation}"
     assert cost(entry).sent_bytes() == sent
+
+
+def test_groups_that_are_not_known_are_named():
+    entry = "  ROOT %c = f32[8]{0} all-reduce(%p), replica_groups=by_moonlight, to_apply=%add"
+    with pytest.raises(
+        ValueError, match=r"c has groups .* not known: .*moonlight"
+    ):
+        cost("  %p = f32[8]{0} parameter(0)\n" + entry)
 
 
 @pytest.mark.parametrize(
