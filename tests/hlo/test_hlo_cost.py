@@ -165,9 +165,7 @@ def test_what_a_collective_sends(operation: str, sent: float):
 
 def test_groups_that_are_not_known_are_named():
     entry = "  ROOT %c = f32[8]{0} all-reduce(%p), replica_groups=by_moonlight, to_apply=%add"
-    with pytest.raises(
-        ValueError, match=r"c has groups .* not known: .*moonlight"
-    ):
+    with pytest.raises(ValueError, match=r"c has groups .* not known: .*moonlight"):
         cost("  %p = f32[8]{0} parameter(0)\n" + entry)
 
 
