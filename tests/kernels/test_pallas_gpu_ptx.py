@@ -212,7 +212,7 @@ def test_a_copy_that_never_comes_is_seen(otherwise):
         check_both_directions((1, 7, 1, 64), "typical", down=False, lazy=False)
 
 
-def test_memory_beyond_a_block_is_seen(otherwise):
+def test_memory_beyond_a_block_is_seen(monkeypatch):
     """A block that was given a quarter of what it reckons with."""
 
     def less(*arguments):
@@ -220,7 +220,7 @@ def test_memory_beyond_a_block_is_seen(otherwise):
         return dataclasses.replace(start, shared_memory=start.shared_memory // 4)
 
     host_start = host.start
-    otherwise.setattr(host, "start", less)
+    monkeypatch.setattr(host, "start", less)
     with pytest.raises(RuntimeError, match="that the block has"):
         check_both_directions((1, 7, 1, 64), "typical", down=False, lazy=False)
 

@@ -26,27 +26,36 @@ from rwkv_jax.wkv import bi_wkv6, causal_wkv6
 TOKENS = jnp.broadcast_to(jnp.arange(1.0, 8.0)[None, :, None], (1, 7, 8))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 4e-3)])
 @pytest.mark.parametrize("way", ["cpu", "tpu"])
 @pytest.mark.parametrize("size", [(8, 12), (5, 11), (3, 1)])  # whole patches of 4, and cut short
-def test_patches(size, way, monkeypatch):
+def test_patches(size, way, dtype, tolerance, monkeypatch):
     """Against a loop in float64; a TPU has another form, which any device can run."""
     monkeypatch.setattr(layers, "platform", lambda: way)
     rng = np.random.default_rng(0)
     (H, W), P = size, 4
     h, w = -(-H // P), -(-W // P)
-    pixels, kernel = rng.normal(size=(2, H, W, 3)), rng.normal(size=(P, P, 3, 5))
-    g = rng.normal(size=(2, h, w, 5))
+    arrays = [
+        jnp.asarray(rng.normal(size=shape), of)
+        for shape, of in (((2, H, W, 3), dtype), ((P, P, 3, 5), dtype), ((2, h, w, 5), jnp.float32))
+    ]
+    pixels, kernel, g = (np.asarray(x, np.float64) for x in arrays)
     whole = np.zeros((2, h * P, w * P, 3))
     whole[:, :H, :W] = pixels
-    y, of_kernel = np.zeros(g.shape), np.zeros(kernel.shape)
+    y, of_whole, of_kernel = np.zeros(g.shape), np.zeros(whole.shape), np.zeros(kernel.shape)
     for i, j in np.ndindex(h, w):
-        patch = whole[:, P * i : P * (i + 1), P * j : P * (j + 1)]
-        y[:, i, j] = np.einsum("bpqc,pqcd->bd", patch, kernel)
-        of_kernel += np.einsum("bpqc,bd->pqcd", patch, g[:, i, j])
-    arrays = [jnp.asarray(x, jnp.float32) for x in (pixels, kernel, g)]
-    got, pullback = jax.vjp(lambda k: by_patches(arrays[0], k, out_dtype=jnp.float32), arrays[1])
-    np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(pullback(arrays[2])[0], of_kernel, rtol=1e-5, atol=1e-5)
+        place = np.s_[:, P * i : P * (i + 1), P * j : P * (j + 1)]
+        y[:, i, j] = np.einsum("bpqc,pqcd->bd", whole[place], kernel)
+        of_whole[place] = np.einsum("bd,pqcd->bpqc", g[:, i, j], kernel)
+        of_kernel += np.einsum("bpqc,bd->pqcd", whole[place], g[:, i, j])
+    function = functools.partial(by_patches, out_dtype=jnp.float32)
+    got, pullback = jax.vjp(function, *arrays[:2])
+    assert got.dtype == jnp.float32
+    for x, wanted in zip(
+        (got, *pullback(arrays[2])), (y, of_whole[:, :H, :W], of_kernel), strict=True
+    ):
+        error = np.abs(np.asarray(x, np.float64) - wanted).max()
+        assert error < tolerance * np.abs(wanted).max()
 
 
 def test_text_shift_looks_back_and_ahead_in_each_head():

@@ -211,7 +211,7 @@ class Machine:
 
     def _take_turns(self, address: np.ndarray, size: int) -> None:
         offsets = address.astype("i8")
-        offsets -= offsets[0] // 128 * 128  # all banks once
+        offsets -= offsets[0] // 128 * 128  # which change no bank: 128 bytes are one word of each
         asked, at_least = _turns(offsets.tobytes(), size)
         self.turns = self.turns[0] + asked, self.turns[1] + at_least
 
