@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import sys
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from rwkv_jax.pretrained import PretrainedClip
 from rwkv_jax.training.config import MeshConfig
 from rwkv_jax.training.sharding import make_mesh
 from rwkv_jax.weights import params_sha256
+from rwkv_jax.wkv import Kernels, using
 
 RUN_CONFIG = "config.json"  # written by train.py
 
@@ -201,8 +203,22 @@ def main() -> None:
     parser.add_argument(
         "--params", choices=("live", "ema"), help="default: what the config's eval.params says"
     )
+    parser.add_argument(
+        "--kernels",
+        choices=typing.get_args(Kernels),
+        default="auto",
+        help="none leaves all to XLA, where one of our kernels is suspected",
+    )
     arguments = parser.parse_args()
+    if not arguments.suite and arguments.out and arguments.out.suffix != ".json":
+        parser.error(f"--out {arguments.out}: must end in .json; the features go beside it as .npz")
     keep_freed_memory()
+    with using(arguments.kernels):
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """What the command line asks for; a wrong wish ends the process with 2."""
     run = find_run(arguments.checkpoint.resolve())
     if arguments.suite:
         folder = arguments.out or suite_folder(arguments.checkpoint, run)
@@ -229,9 +245,6 @@ def main() -> None:
         show_suite(results, folder)
         return
     out = arguments.out or default_out(arguments.checkpoint, run)
-    if out.suffix != ".json":
-        parser.error(f"--out {out}: must end in .json; the features go beside it as .npz")
-
     try:
         # ------------------------------------------------------------ restore
         config, data_dir, precision = choose_config(arguments.config, run)

@@ -52,6 +52,7 @@ from rwkv_jax.training.state import Params, begun_with
 from rwkv_jax.training.stop import StopRequest
 from rwkv_jax.training.watch import NonFiniteLossError, Watch
 from rwkv_jax.weights import load_weights, whole_steps, write_model_json
+from rwkv_jax.wkv import using
 
 
 def train(config: RunConfig, workdir: Path) -> None:
@@ -233,10 +234,13 @@ def main() -> None:
     try:
         if arguments.dry_run:
             config = override(load_config(arguments.config), overrides)
-            print(table(dry_run(config, arguments.topology or "local")))
+            with using(config.kernels):
+                print(table(dry_run(config, arguments.topology or "local")))
             return
         join(Cluster(arguments.coordinator, arguments.processes, arguments.process_id))
-        train(override(load_config(arguments.config), overrides), arguments.workdir)
+        config = override(load_config(arguments.config), overrides)
+        with using(config.kernels):
+            train(config, arguments.workdir)
     except (
         CheckpointError,
         ConfigError,

@@ -7,7 +7,7 @@ from rwkv_jax.evaluation.config import (
     ZeroShotConfig,
 )
 
-# Judged on pictures of an artist (noto) that no run has seen. Chance R@10: 10/1403 and 10/241.
+# Judged on pictures of an artist (noto) that no run has seen. Chance R@10: 10/1395 and 10/241.
 OPEN_EMOJI_EVAL = EvalConfig(
     retrieval=(
         RetrievalConfig("open_emoji", "new_artist"),

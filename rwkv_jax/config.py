@@ -23,6 +23,7 @@ from rwkv_jax.training.config import (
     Positives,
     require,
 )
+from rwkv_jax.wkv import Kernels
 
 
 class ConfigError(ValueError):
@@ -79,6 +80,8 @@ class RunConfig:
         positives: "pair": only a picture's own text is right for it; "concept": the texts of all
             pictures of the same concept in the batch are.
         precision: "auto" takes bfloat16 matmuls on accelerators and float32 on CPUs.
+        kernels: "auto" takes kernels of our own where they serve (docs/kernels.md); "none" leaves
+            all to XLA, for whoever suspects one.
         log_every: steps between two lines of metrics.
         mesh: how the devices are laid out; a restarted run may have another.
         start_from: weights to begin with instead of random ones: what `rwkv_jax.load` takes.
@@ -100,6 +103,7 @@ class RunConfig:
     positives: Positives = "pair"
     micro_batches: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    kernels: Kernels = "auto"
     seed: int = 0
     log_every: int = 50
     start_from: str | None = None
@@ -130,6 +134,8 @@ class RunConfig:
             f"has no use for a bias, but model.logit_bias = {self.model.logit_bias}: set it to None"
             " or take loss.kind = 'sigmoid'",
         )
+        known = typing.get_args(Kernels)
+        require(self.kernels in known, "kernels", self.kernels, f"must be one of {known}")
         require(self.log_every >= 1, "log_every", self.log_every, "must be 1 or more")
         require(
             self.eval_every is None or self.eval_every >= 1,
@@ -225,9 +231,9 @@ def override(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
 
 
 # Fields that a restarted run may change: they change neither the data's order nor, but for the
-# rounding of sums on another mesh or computed again, the parameters.
+# rounding of sums on another mesh, by other kernels or computed again, the parameters.
 FREE_TO_CHANGE = (
-    *("log_every", "checkpoint", "eval", "eval_every", "mesh", "profile"),
+    *("log_every", "checkpoint", "eval", "eval_every", "kernels", "mesh", "profile"),
     *("data.data_dir", "data.loader.workers", "data.loader.prefetch"),
     *("model.image.remat", "model.text.remat", "model.image.unroll", "model.text.unroll"),
 )

@@ -5,7 +5,11 @@ Under a mesh (`jax.set_mesh`) each device runs it on its own part of the batch a
 neither depends on another, and the loops inside a WKV are nothing that XLA could split by itself.
 """
 
+import contextlib
+import functools
+import logging
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 from jax.sharding import PartitionSpec
@@ -13,9 +17,10 @@ from jaxtyping import Array, Float
 
 import rwkv_kernels
 from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes, batch_parts
-from rwkv_kernels import ddlerp, decay_logits, head_norm, platform, wkv6
+from rwkv_kernels import ddlerp, decay_logits, head_norm, platform, without_kernels, wkv6
 
 __all__ = [
+    "Kernels",
     "Wkv",
     "bi_wkv6",
     "causal_wkv6",
@@ -23,8 +28,13 @@ __all__ = [
     "decay_kernel",
     "head_norm_kernel",
     "platform",
+    "using",
     "wkv6",
 ]
+
+logger = logging.getLogger(__name__)
+
+Kernels = Literal["auto", "none"]
 
 Wkv = Callable[
     [
@@ -36,6 +46,11 @@ Wkv = Callable[
     ],
     Float[Array, "B T H N"],
 ]
+
+
+def using(kernels: Kernels) -> contextlib.AbstractContextManager[None]:
+    """Inside, models that are traced take kernels where these serve ("auto"), or none of them."""
+    return without_kernels() if kernels == "none" else contextlib.nullcontext()
 
 
 def _on_each_device(wkv: Wkv) -> Wkv:
@@ -101,7 +116,7 @@ def ddlerp_kernel(
     [B, T, D] of that shape and dtype; None where no kernel serves.
     """
     part, (A, R, _) = _part_of_device(shape), up_shape
-    if part is None or ddlerp.unservable(part, dtype, (A, R, part[-1])):
+    if part is None or _passed_over("ddlerp", ddlerp.unservable(part, dtype, (A, R, part[-1]))):
         return None
     if set(axis_sizes().values()) == {1}:
         return ddlerp.ddlerp
@@ -124,7 +139,10 @@ def decay_kernel(
     """
     R, D = up_shape
     part = _part_of_device((*shape[:2], D))
-    if part is None or decay_logits.unservable((*part[:2], R), dtype, (R, part[-1])):
+    if part is None:
+        return None
+    reasons = decay_logits.unservable((*part[:2], R), dtype, (R, part[-1]))
+    if _passed_over("decay_logits", reasons):
         return None
     if set(axis_sizes().values()) == {1}:
         return decay_logits.decay_logits
@@ -147,7 +165,10 @@ def head_norm_kernel(
     a scale and a bias, on every device's part of the batch and heads; None where no kernel serves.
     """
     part, parts = _part_of_device(shape), axis_sizes()[TENSOR_AXIS]
-    if part is None or heads % parts or head_norm.unservable(part, dtype, heads // parts):
+    if part is None or heads % parts:
+        return None
+    reasons = head_norm.unservable(part, dtype, heads // parts)
+    if _passed_over("gated_head_norm", reasons):
         return None
 
     def norm(x, gate, scale, bias):
@@ -162,6 +183,19 @@ def head_norm_kernel(
         out_specs=tokens,
         check_vma=False,  # the kernels know nothing of meshes
     )
+
+
+def _passed_over(kernel: str, reasons: tuple[str, ...]) -> bool:
+    """Whether there is a reason; on an accelerator it is logged."""
+    if reasons and platform() != "cpu":
+        _say_once(f"{kernel} on {platform()} is XLA's, no kernel ({'; '.join(reasons)})")
+    return bool(reasons)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Once a process and reason; no warning, since XLA is hardly slower."""
+    logger.info(message)
 
 
 def _part_of_device(shape: tuple[int, ...]) -> tuple[int, int, int] | None:

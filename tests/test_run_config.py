@@ -60,6 +60,7 @@ def test_optimizers_and_rules_from_the_command_line():
             *("--optimizer.learning-rate-multipliers", "^text/", "0.1", "^image/", "2"),
             *("--optimizer.ema-decay", "0.999", "--eval.params", "ema"),
             *("--model.image.remat", "block", "--model.text.unroll", "True"),
+            *("--kernels", "none"),
         ],
     )
     assert changed.optimizer.no_decay == ("bias$", "scale$")
@@ -68,6 +69,8 @@ def test_optimizers_and_rules_from_the_command_line():
     assert (changed.model.image.unroll, changed.model.text.unroll) == (None, True)
     lines = differences(config.to_dict(), changed.to_dict())
     assert "optimizer.momentum: None -> 0.9" in lines
+    assert changed.kernels == "none"
+    assert not [line for line in lines if line.startswith(("kernels", "model"))]  # may change
     assert "optimizer.beta2: 0.98 -> None" in lines
 
 

@@ -6,5 +6,13 @@ them. See `reference.py` for the definition.
 
 from rwkv_kernels.api import IMPLEMENTATIONS, Implementation, bi_wkv6, wkv6
 from rwkv_kernels.platforms import platform
+from rwkv_kernels.switch import without_kernels
 
-__all__ = ["IMPLEMENTATIONS", "Implementation", "bi_wkv6", "platform", "wkv6"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "Implementation",
+    "bi_wkv6",
+    "platform",
+    "without_kernels",
+    "wkv6",
+]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from rwkv_kernels import associative_scan, chunked, pallas_gpu, pallas_tpu, reference
 from rwkv_kernels.platforms import device_kind, platform
+from rwkv_kernels.switch import switched_off
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ def _runs_everywhere(call: Call) -> tuple[str, ...]:
 
 
 def _why_not_pallas_tpu(call: Call) -> tuple[str, ...]:
-    reasons: tuple[str, ...] = () if call.platform == "tpu" else ("it is a TPU's kernel",)
+    if call.platform != "tpu":
+        return ("it is a TPU's kernel",)
+    reasons = switched_off()
     if call.dtype == jnp.float64:
         reasons += ("a TPU computes in float32 at most",)
     causal = call.function == "wkv6"
@@ -46,7 +49,9 @@ def _why_not_pallas_gpu(call: Call) -> tuple[str, ...]:
     if call.platform != "gpu":
         return ("it is a Hopper GPU's kernel",)
     causal = call.function == "wkv6"
-    return pallas_gpu.unservable(call.shape, call.dtype, call.device_kind, causal=causal)
+    return switched_off() + pallas_gpu.unservable(
+        call.shape, call.dtype, call.device_kind, causal=causal
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from rwkv_kernels import ddlerp_gpu, ddlerp_tpu
 from rwkv_kernels.platforms import device_kind, platform
+from rwkv_kernels.switch import switched_off
 
 _KERNELS = {"gpu": ddlerp_gpu, "tpu": ddlerp_tpu}
 
@@ -63,4 +64,4 @@ def unservable(shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]) -> tupl
     """
     if platform() not in _KERNELS:
         return (f"it is a TPU's or a Hopper GPU's kernel, and this is {device_kind()!r}",)
-    return _KERNELS[platform()].unservable(shape, dtype, up_shape, device_kind())
+    return switched_off() + _KERNELS[platform()].unservable(shape, dtype, up_shape, device_kind())

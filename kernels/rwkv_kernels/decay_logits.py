@@ -14,6 +14,7 @@ from jaxtyping import Array, BFloat16, Float, Float32
 from rwkv_kernels import pallas_gpu
 from rwkv_kernels.gpu import decay_logits as kernels
 from rwkv_kernels.platforms import device_kind, platform
+from rwkv_kernels.switch import switched_off
 
 _MOST_RANK = 128
 
@@ -61,7 +62,7 @@ def unservable(shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]) -> tupl
     """
     if platform() != "gpu" or not pallas_gpu.is_hopper(device_kind()):
         return (f"it is a Hopper GPU's kernel, and this is {device_kind()!r}",)
-    return misfits(shape, dtype, up_shape)
+    return switched_off() + misfits(shape, dtype, up_shape)
 
 
 def misfits(shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]) -> tuple[str, ...]:

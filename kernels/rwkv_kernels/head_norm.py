@@ -9,6 +9,7 @@ from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels import head_norm_gpu, head_norm_tpu
 from rwkv_kernels.platforms import device_kind, platform
+from rwkv_kernels.switch import switched_off
 
 _KERNELS = {"gpu": head_norm_gpu, "tpu": head_norm_tpu}
 
@@ -64,4 +65,4 @@ def unservable(shape: tuple[int, ...], dtype, heads: int) -> tuple[str, ...]:
     """
     if platform() not in _KERNELS:
         return (f"it is a TPU's or a Hopper GPU's kernel, and this is {device_kind()!r}",)
-    return _KERNELS[platform()].unservable(shape, dtype, heads, device_kind())
+    return switched_off() + _KERNELS[platform()].unservable(shape, dtype, heads, device_kind())

@@ -34,7 +34,7 @@ class ImageConfig:
     layer_scale: float | None = None  # initial factor of every residual branch
     post_norm: bool = False
     key_norm: bool = False
-    remat: Remat = "dots"  # quicker than "none", in a third of the memory: docs/remat.md
+    remat: Remat = "dots"  # quicker than "none" on a CPU, and smaller: docs/remat.md
     unroll: bool | None = None  # no loop over blocks; None: on a GPU, where a step takes 0.9
 
     def __post_init__(self) -> None:

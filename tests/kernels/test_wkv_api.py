@@ -1,12 +1,24 @@
 """What the public functions refuse, and how they choose."""
 
 import logging
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from rwkv_kernels import IMPLEMENTATIONS, Implementation, api, bi_wkv6, wkv6
+from rwkv_kernels import (
+    IMPLEMENTATIONS,
+    Implementation,
+    api,
+    bi_wkv6,
+    ddlerp,
+    decay_logits,
+    head_norm,
+    platforms,
+    without_kernels,
+    wkv6,
+)
 
 
 def _arguments(B=2, T=5, H=2, N=8, dtype=jnp.float32):
@@ -104,3 +116,30 @@ def test_chunked_is_the_default(caplog):
     with caplog.at_level(logging.INFO, logger="rwkv_kernels"):
         wkv6(**_arguments())
     assert "wkv6 (2, 5, 2, 8) float32 on cpu: chunked" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "platform"), [("NVIDIA H200", "gpu"), ("TPU v5 lite", "tpu")])
+def test_without_kernels_none_serves(monkeypatch, kind, platform):
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    monkeypatch.setattr(platforms, "_of_the_mesh", lambda: device)
+    tokens = (2, 48, 640)
+
+    def kernels() -> dict[str, bool]:
+        call = api.Call("bi_wkv6", platform, (2, 48, 8, 80), jnp.dtype(jnp.bfloat16), kind)
+        reasons = {
+            "ddlerp": ddlerp.unservable(tokens, jnp.bfloat16, (5, 32, 640)),
+            "head_norm": head_norm.unservable(tokens, jnp.bfloat16, 8),
+            "decay_logits": decay_logits.unservable((2, 48, 64), jnp.bfloat16, (64, 640)),
+        }
+        return {"wkv": api.servable(call)[0] == f"pallas_{platform}"} | {
+            name: not why for name, why in reasons.items()
+        }
+
+    of_hopper_alone = {"decay_logits": platform == "gpu"}
+    served = {"wkv": True, "ddlerp": True, "head_norm": True} | of_hopper_alone
+    assert kernels() == served
+    with without_kernels():
+        assert kernels() == dict.fromkeys(served, False)
+        with pytest.raises(ValueError, match="kernels are switched off"):
+            bi_wkv6(**_arguments(N=80), implementation=f"pallas_{platform}")
+    assert kernels() == served

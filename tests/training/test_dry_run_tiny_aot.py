@@ -1,9 +1,10 @@
 """Dry runs of a tiny model through the real compilers of a TPU and a Hopper GPU."""
 
 import dataclasses
+import sys
 
 import pytest
-from tiny import TINY
+from tiny import ROOT, TINY, run
 
 from rwkv_jax.chips import V6E
 from rwkv_jax.config import load_config
@@ -14,16 +15,16 @@ pytestmark = pytest.mark.aot
 
 def test_four_chips_sum_the_gradient_and_fit():
     config = load_config(TINY)
-    run = dry_run(config, "v6e:2x2")
-    assert run.topology.chip is V6E
-    assert run.mesh["data"] == 4
-    assert run.fits
-    assert run.cost.unknown_loops == ()
+    paper = dry_run(config, "v6e:2x2")
+    assert paper.topology.chip is V6E
+    assert paper.mesh["data"] == 4
+    assert paper.fits
+    assert paper.cost.unknown_loops == ()
     # Each of four devices sends 3/4 of the gradient twice; also as bfloat16, where it is one.
-    assert run.cost.sent_bytes("all-reduce") >= 2 * 3 / 4 * run.memory.parameters / 2
-    assert run.bound is not None
-    assert 0 < run.best_mfu < 1
-    assert "bound by" in table(run)
+    assert paper.cost.sent_bytes("all-reduce") >= 2 * 3 / 4 * paper.memory.parameters / 2
+    assert paper.bound is not None
+    assert 0 < paper.best_mfu < 1
+    assert "bound by" in table(paper)
 
 
 def test_a_batch_too_large_is_said_in_one_sentence():
@@ -33,7 +34,26 @@ def test_a_batch_too_large_is_said_in_one_sentence():
 
 
 def test_a_gpu_that_is_not_here():
-    run = dry_run(load_config(TINY), "h200:1")
-    assert run.fits
-    assert not run.cost.collectives
-    assert run.cost.flops > 0
+    paper = dry_run(load_config(TINY), "h200:1")
+    assert paper.fits
+    assert not paper.cost.collectives
+    assert paper.cost.flops > 0
+
+
+@pytest.mark.parametrize("kernels", ["auto", "none"])
+def test_kernels_are_left_out_where_the_command_line_says_so(kernels):
+    of_towers = [
+        f"--model.{tower}.{field}"
+        for tower in ("image", "text")
+        for field in ("width=128", "heads=2")
+    ]
+    done = run(
+        [
+            *(sys.executable, str(ROOT / "train.py"), "--config", str(TINY), *of_towers),
+            *("--dry_run", "--topology", "v5e:2x2", "--kernels", kernels),
+        ]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    warned = "bi_wkv6 on tpu takes chunked, no kernel (not pallas_tpu: kernels are switched off"
+    assert (warned in done.stderr) == (kernels == "none")
+    assert ("no kernel" in done.stderr) == (kernels == "none")
