@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -331,6 +332,30 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
     assert says in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("pyarrow", ["a.parquet"]),
+        ("pyarrow", ["a.csv", "--side", "raw=a.parquet"]),
+        ("imagehash", ["a.csv", "--duplicates", "perceptual"]),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(
+    tmp_path, monkeypatch, capsys, module, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.parquet", "a.csv"):
+        (tmp_path / name).write_text("file,caption\n", encoding="utf-8")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == module else found(name)
+    )
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    says = capsys.readouterr().err
+    assert f"needs {module}, which is not installed: pip install -e '.[convert]'" in says
+    assert says.count("\n") == 1
 
 
 @pytest.mark.ray

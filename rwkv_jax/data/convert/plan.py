@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_jax.data.catalog import DATASETS, FAMILIES, open_dataset
+from rwkv_jax.data.convert import extra
 from rwkv_jax.data.convert.options import Options, Unit
 from rwkv_jax.data.convert.readers import IMAGE_SUFFIXES
 from rwkv_jax.data.convert.texts import TABLE_SUFFIXES, table_rows
@@ -74,6 +75,7 @@ def _file_units(path: Path) -> Iterator[Unit]:
     reader = "tar" if _is_tar(path) else "parquet"
     stop = 0
     if reader == "parquet":
+        extra.require("pyarrow", str(path))
         import pyarrow.parquet
 
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from rwkv_jax.data.convert import extra
 from rwkv_jax.data.convert.engines import convert_here, convert_on_ray
 from rwkv_jax.data.convert.finish import finish
 from rwkv_jax.data.convert.options import Options, Unit
@@ -40,9 +41,12 @@ def convert(
         ray: the address of a Ray cluster, which then does the work instead.
 
     Raises:
-        DatasetError: a source is not as it should be, or `out` holds another conversion.
+        DatasetError: a source is not as it should be, `out` holds another conversion, or what it
+            takes is not installed.
         ConversionError: a unit could not be written.
     """
+    if options.duplicates == "perceptual":
+        extra.require("imagehash", "--duplicates perceptual")
     out = Path(out)
     work = out / f".work-{options.split}"
     work.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rwkv_jax.data.convert import extra
 from rwkv_jax.data.convert.options import Options, Rejected
 from rwkv_jax.data.records import DatasetError
 
@@ -162,6 +163,7 @@ TABLE_SUFFIXES = (*_DELIMITERS, ".jsonl", ".ndjson")
 def table_rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Line numbers and rows of a table, or what is wrong with a row."""
     if table.suffix.lower() == ".parquet":
+        extra.require("pyarrow", str(table))
         import pyarrow.parquet
 
         number = 0
