@@ -13,9 +13,27 @@ BATCH_AXES = (DATA_AXIS, FSDP_AXIS)  # a batch is split over both
 
 
 def axis_sizes() -> dict[str, int]:
-    """Devices along each axis of the mesh that is set (`jax.set_mesh`); 1 each where none is."""
+    """Devices along each axis of the mesh that is set (`jax.set_mesh`); 1 where there is none, and
+    inside a `jax.shard_map` that splits the axis already.
+    """
+    free = free_axes()
+    shape = jax.sharding.get_abstract_mesh().shape if free else {}
+    return {axis: shape[axis] if axis in free else 1 for axis in AXES}
+
+
+def free_axes() -> frozenset[str]:
+    """Axes of the mesh that is set which no `jax.shard_map` splits here."""
     mesh = jax.sharding.get_abstract_mesh()
-    return {axis: 1 if mesh.empty else mesh.shape.get(axis, 1) for axis in AXES}
+    if mesh.empty:
+        return frozenset()
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return frozenset(name for name, kind in kinds if kind != jax.sharding.AxisType.Manual)
+
+
+def split_over(*axes: str | tuple[str, ...] | None) -> PartitionSpec:
+    """A spec of an array's axes, without axes that the mesh has not, or that are split already."""
+    free, each = free_axes(), ((axis,) if isinstance(axis, str) else axis for axis in axes)
+    return PartitionSpec(*(tuple(x for x in some or () if x in free) or None for some in each))
 
 
 def batch_parts() -> int:
@@ -31,4 +49,4 @@ def keep_batch_split(x: Float[Array, "B *rest"]) -> Float[Array, "B *rest"]:
     """
     if batch_parts() == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    return jax.lax.with_sharding_constraint(x, split_over(BATCH_AXES))

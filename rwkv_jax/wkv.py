@@ -12,11 +12,17 @@ from collections.abc import Callable
 from typing import Literal
 
 import jax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 import rwkv_kernels
-from rwkv_jax.mesh import BATCH_AXES, TENSOR_AXIS, axis_sizes, batch_parts
+from rwkv_jax.mesh import (
+    BATCH_AXES,
+    TENSOR_AXIS,
+    axis_sizes,
+    batch_parts,
+    free_axes,
+    split_over,
+)
 from rwkv_kernels import ddlerp, decay_logits, head_norm, platform, without_kernels, wkv6
 
 __all__ = [
@@ -58,7 +64,7 @@ def _on_each_device(wkv: Wkv) -> Wkv:
     sizes = axis_sizes()
     if set(sizes.values()) == {1}:
         return wkv
-    tokens = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS)  # [B, T, D]: whole heads lie together
+    tokens = split_over(BATCH_AXES, None, TENSOR_AXIS)  # [B, T, D]: whole heads lie together
 
     def of_flat(r, k, v, w, u):
         B, T, D = r.shape
@@ -76,8 +82,9 @@ def _on_each_device(wkv: Wkv) -> Wkv:
             )
         flat = jax.shard_map(
             of_flat,
-            in_specs=(tokens, tokens, tokens, tokens, PartitionSpec(TENSOR_AXIS)),
+            in_specs=(tokens, tokens, tokens, tokens, split_over(TENSOR_AXIS)),
             out_specs=tokens,
+            axis_names=free_axes(),
             check_vma=False,  # the kernels know nothing of meshes, so their carries name no axes
         )
         r, k, v, w = (x.reshape(B, T, H * N) for x in (r, k, v, w))  # [B, T, H, N] -> [B, T, D]
@@ -120,13 +127,14 @@ def ddlerp_kernel(
         return None
     if set(axis_sizes().values()) == {1}:
         return ddlerp.ddlerp
-    tokens = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS)
-    z = PartitionSpec(BATCH_AXES)
-    weights = PartitionSpec(None, TENSOR_AXIS), PartitionSpec(None, None, TENSOR_AXIS)
+    tokens = split_over(BATCH_AXES, None, TENSOR_AXIS)
+    z = split_over(BATCH_AXES)
+    weights = split_over(None, TENSOR_AXIS), split_over(None, None, TENSOR_AXIS)
     return jax.shard_map(
         ddlerp.ddlerp,
         in_specs=(tokens, tokens, z, *weights),
         out_specs=tokens,
+        axis_names=free_axes(),
         check_vma=False,  # the kernels know nothing of meshes
     )
 
@@ -149,11 +157,12 @@ def decay_kernel(
     return jax.shard_map(
         decay_logits.decay_logits,
         in_specs=(
-            PartitionSpec(BATCH_AXES),
-            PartitionSpec(None, TENSOR_AXIS),
-            PartitionSpec(TENSOR_AXIS),
+            split_over(BATCH_AXES),
+            split_over(None, TENSOR_AXIS),
+            split_over(TENSOR_AXIS),
         ),
-        out_specs=PartitionSpec(BATCH_AXES, None, TENSOR_AXIS),
+        out_specs=split_over(BATCH_AXES, None, TENSOR_AXIS),
+        axis_names=free_axes(),
         check_vma=False,  # the kernels know nothing of meshes
     )
 
@@ -176,11 +185,12 @@ def head_norm_kernel(
 
     if set(axis_sizes().values()) == {1}:
         return norm
-    tokens, weights = PartitionSpec(BATCH_AXES, None, TENSOR_AXIS), PartitionSpec(TENSOR_AXIS)
+    tokens, weights = split_over(BATCH_AXES, None, TENSOR_AXIS), split_over(TENSOR_AXIS)
     return jax.shard_map(
         norm,
         in_specs=(tokens, tokens, weights, weights),
         out_specs=tokens,
+        axis_names=free_axes(),
         check_vma=False,  # the kernels know nothing of meshes
     )
 

@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rwkv_kernels import associative_scan, chunked, pallas_gpu, pallas_tpu, reference
-from rwkv_kernels.platforms import device_kind, platform
+from rwkv_kernels.platforms import device_kind, platform, unsplit, varying
 from rwkv_kernels.switch import switched_off
 
 logger = logging.getLogger(__name__)
+
+_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32", "float64")))
+_FLOAT32 = jnp.dtype("float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Call:
     shape: tuple[int, int, int, int]  # B, T, H, N
     dtype: jnp.dtype  # of r, k and v together
     device_kind: str = ""  # such as "NVIDIA H200"
+    wide: jnp.dtype = _FLOAT32  # of states and sums; float64 if any input is
 
 
 def _runs_everywhere(call: Call) -> tuple[str, ...]:
@@ -39,19 +43,20 @@ def _why_not_pallas_tpu(call: Call) -> tuple[str, ...]:
     if call.platform != "tpu":
         return ("it is a TPU's kernel",)
     reasons = switched_off()
-    if call.dtype == jnp.float64:
-        reasons += ("a TPU computes in float32 at most",)
+    if call.wide == jnp.float64:
+        reasons += ("a TPU computes in float32 at most, and an input is float64",)
     causal = call.function == "wkv6"
-    return reasons + pallas_tpu.too_wide(call.shape, call.dtype, call.device_kind, causal=causal)
+    return reasons + pallas_tpu.unservable(call.shape, call.dtype, call.device_kind, causal=causal)
 
 
 def _why_not_pallas_gpu(call: Call) -> tuple[str, ...]:
     if call.platform != "gpu":
         return ("it is a Hopper GPU's kernel",)
+    reasons = switched_off()
+    if call.wide == jnp.float64:
+        reasons += ("it computes in float32 at most, and an input is float64",)
     causal = call.function == "wkv6"
-    return switched_off() + pallas_gpu.unservable(
-        call.shape, call.dtype, call.device_kind, causal=causal
-    )
+    return reasons + pallas_gpu.unservable(call.shape, call.dtype, call.device_kind, causal=causal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +96,12 @@ def bi_wkv6(
         + sum_{j>t} (r_t . prod_{i=t+1..j-1} d_i . k_j) v_j,    d_i = exp(-exp(w_i)).
 
     Args:
-      r: receptance [B, T, H, N], float32 or bfloat16.
+      r: receptance [B, T, H, N], float32, bfloat16, float16 or float64.
       k: key, like r.
       v: value, like r.
       w: decay logit, [B, T, H, N], float32 whatever the others are (bfloat16 is taken, and loses
-        decays near 1). Any value: a decay of 0 or 1 neither overflows nor loses gradients.
+        decays near 1). Any value: a decay of 0 or 1 neither overflows nor loses gradients, but
+        that a GPU's kernels lose w's own in bfloat16 where w < -19 (decays within 6e-9 of 1).
       u: bonus of the present token [H, N].
       implementation: a name from `IMPLEMENTATIONS`; None takes the first that can serve the call.
 
@@ -104,7 +110,8 @@ def bi_wkv6(
 
     Raises:
       ValueError: shapes or dtypes that disagree, an unknown implementation, or a named one that
-        cannot serve the call (with every reason).
+        cannot serve the call (with the reasons); a call inside `jax.shard_map`, unless with
+        check_vma=False.
 
     Source: RWKV-CLIP (arXiv 2406.06973), section 3; RWKV-6 (arXiv 2404.05892), equation 19.
     """
@@ -141,16 +148,24 @@ def wkv6(
     Source: RWKV-6 (arXiv 2404.05892), equations 18-19.
     """
     call = _check("wkv6", r, k, v, w, u)
-    _check_state(initial_state, call, r, k, v, w, u)
+    _check_state(initial_state, call)
     return _choose(call, implementation).wkv6(r, k, v, w, u, initial_state)
 
 
 def _check(function: str, r, k, v, w, u) -> Call:
     arrays = {"r": r, "k": k, "v": v, "w": w, "u": u}
     for name, x in arrays.items():
-        if not hasattr(x, "shape") or not jnp.issubdtype(x.dtype, jnp.floating):
+        if not hasattr(x, "shape") or x.dtype not in _DTYPES:
             kind = getattr(x, "dtype", type(x).__name__)
-            raise ValueError(f"{function}: {name} must be a floating-point array, got {kind}.")
+            raise ValueError(
+                f"{function}: {name} must be a floating-point array, got {kind}: cast it to one of "
+                f"{', '.join(map(str, _DTYPES))}."
+            )
+        if axes := varying(x):
+            raise ValueError(
+                f"{function}: {name} varies over the mesh's {sorted(axes)}, which kernels and "
+                "loops do not know of: call it inside jax.shard_map(..., check_vma=False)."
+            )
     if r.ndim != 4:
         raise ValueError(f"{function}: r must be [B, T, H, N], got shape {r.shape}.")
     for name in ("k", "v", "w"):
@@ -174,15 +189,23 @@ def _check(function: str, r, k, v, w, u) -> Call:
             f"{function}: the head size N must be a positive multiple of 4, got N = {N} "
             f"in r {r.shape}."
         )
-    return Call(function, platform(), r.shape, jnp.result_type(r, k, v), device_kind())
+    return Call(
+        function, platform(), r.shape, jnp.result_type(r, k, v), device_kind(), _wide(r, k, v, w, u)
+    )
 
 
-def _check_state(initial_state, call: Call, *inputs) -> None:
+def _wide(*arrays: Array) -> jnp.dtype:
+    """What states and sums are in. Numpy's float64 is none to JAX, if it has no 64 bits."""
+    widest = any(jnp.result_type(x) == jnp.float64 for x in arrays)
+    return jnp.dtype("float64") if widest else _FLOAT32
+
+
+def _check_state(initial_state, call: Call) -> None:
     if initial_state is None:
         return
     B, _, H, N = call.shape
     expected = (B, H, N, N)
-    dtype = jnp.result_type(jnp.float32, *inputs)
+    dtype = call.wide
     if getattr(initial_state, "shape", None) != expected or initial_state.dtype != dtype:
         got = (
             f"{initial_state.dtype} {initial_state.shape}"
@@ -191,7 +214,7 @@ def _check_state(initial_state, call: Call, *inputs) -> None:
         )
         raise ValueError(
             f"wkv6: initial_state must be {dtype} [B, H, N, N] = {expected} to go with "
-            f"r {call.shape}, got {got}."
+            f"r {call.shape}, k, v, w and u, got {got}."
         )
 
 
@@ -235,6 +258,13 @@ def _log_choice(call: Call, chosen: str, passed_over: list[str]) -> None:
     )  # fmt: skip
     if call.platform != "cpu" and not chosen.startswith("pallas"):
         _warn_once(f"{call.function} on {call.platform} takes {chosen}, no kernel{because}")
+    axes = unsplit() if chosen.startswith("pallas") else ()
+    if axes:
+        _warn_once(
+            f"{call.function} on {call.platform} is a kernel, which XLA does not split: all devices"
+            f" of the mesh's {list(axes)} do all of its work. Call it inside"
+            " jax.shard_map(..., check_vma=False)"
+        )
 
 
 @functools.cache

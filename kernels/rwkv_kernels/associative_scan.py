@@ -47,7 +47,7 @@ def wkv6(
 def _pairs(r, k, v, w, u):
     dtype = jnp.result_type(jnp.float32, r, k, v, w, u)
     y_dtype = v.dtype
-    r, k, v, w, u = (x.astype(dtype) for x in (r, k, v, w, u))
+    r, k, v, w, u = (jnp.asarray(x, dtype) for x in (r, k, v, w, u))
     kv = k[..., :, None] * v[..., None, :]  # [B, T, H, N, N]
     return r, k, jnp.exp(log_decay(w)), kv, u, y_dtype
 

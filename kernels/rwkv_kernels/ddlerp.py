@@ -7,7 +7,6 @@ Where no kernel serves (`unservable`) the formula is XLA's to compile: there is 
 implementation here.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rwkv_kernels import ddlerp_gpu, ddlerp_tpu
@@ -52,9 +51,15 @@ def ddlerp(
             )
     if x.size < 1:
         raise ValueError(f"ddlerp: x must hold a token at least, got shape {x.shape}.")
-    reasons = unservable(x.shape, jnp.result_type(x, xx, z), up.shape)
+    if not x.dtype == xx.dtype == z.dtype:
+        raise ValueError(
+            f"ddlerp: x, xx and z must be of one dtype, got {x.dtype}, {xx.dtype}, {z.dtype}."
+        )
+    reasons = unservable(x.shape, x.dtype, up.shape)
     if reasons:
-        raise ValueError(f"ddlerp: no kernel serves x {x.shape}, up {up.shape}: {reasons[0]}.")
+        raise ValueError(
+            f"ddlerp: no kernel serves x {x.shape}, up {up.shape}: {'; '.join(reasons)}."
+        )
     return _KERNELS[platform()].ddlerp(x, xx, z, maa, up)
 
 

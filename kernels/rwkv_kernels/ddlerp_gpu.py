@@ -47,7 +47,9 @@ def unservable(
         reasons += (f"it computes in bfloat16, and x, xx and z together are {dtype}",)
     if D % CHANNELS:
         reasons += (f"D = {D}, but it takes multiples of {CHANNELS}",)
-    if R % 32 or A * R > _MOST_WIDE:  # products with operands of 64 channels contract 32 at once
+    if (
+        R % 32 or not 0 < A * R <= _MOST_WIDE
+    ):  # products with operands of 64 channels contract 32 at once
         reasons += (
             f"{A} uses of rank {R}, but it takes ranks of multiples of 32, {_MOST_WIDE} in all",
         )

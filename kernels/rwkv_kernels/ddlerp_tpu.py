@@ -13,7 +13,11 @@ from jaxtyping import Array, BFloat16, Float
 from rwkv_kernels.tpu import token_blocks
 from rwkv_kernels.tpu.ddlerp import Uses, backward
 from rwkv_kernels.tpu.lanes import LANES
+from rwkv_kernels.tpu.plan import too_old
 from rwkv_kernels.tpu.token_blocks import as_they_lie
+
+# Weights and their gradient are in fast memory whole: with 11,520 channels they did not fit.
+_MOST_CHANNELS = 8192
 
 
 def ddlerp(
@@ -33,15 +37,14 @@ def unservable(
     shape: tuple[int, ...], dtype, up_shape: tuple[int, ...], device_kind: str
 ) -> tuple[str, ...]:
     """Every reason why these kernels cannot serve a call on a TPU; nothing if they can."""
-    del device_kind  # any TPU
     A, R, D = up_shape
-    reasons: tuple[str, ...] = ()
+    reasons = too_old(device_kind)
     if dtype != jnp.bfloat16:
         reasons += (f"it computes in bfloat16, and x, xx and z together are {dtype}",)
-    if D % LANES or LANES % R:
+    if D % LANES or D > _MOST_CHANNELS or not A * R or LANES % R:
         reasons += (
-            f"D = {D} and {A} uses of rank {R}, but it takes multiples of {LANES} and ranks that "
-            f"divide {LANES}",
+            f"D = {D} and {A} uses of rank {R}, but it takes multiples of {LANES} up to "
+            f"{_MOST_CHANNELS} and ranks that divide {LANES}",
         )
     return reasons + token_blocks.unservable(shape)
 

@@ -48,7 +48,8 @@ def decay_logits(
                 f"decay_logits: {name} must be {wanted} to go with up {up.shape}, got "
                 f"{array.shape}."
             )
-    reasons = misfits(z.shape, z.dtype, up.shape)
+    here = misfits if interpret is not None else unservable
+    reasons = here(z.shape, z.dtype, up.shape)
     if reasons:
         raise ValueError(f"decay_logits: no kernel serves z {z.shape}: {'; '.join(reasons)}.")
     flat = z.reshape(math.prod(z.shape[:-1]), -1)  # [*B, R] -> [M, R]
@@ -60,9 +61,10 @@ def unservable(shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]) -> tupl
     """Every reason why no kernel serves z [..., R] of a shape and dtype on the device that is
     compiled for; nothing if one does.
     """
+    reasons = switched_off()
     if platform() != "gpu" or not pallas_gpu.is_hopper(device_kind()):
-        return (f"it is a Hopper GPU's kernel, and this is {device_kind()!r}",)
-    return switched_off() + misfits(shape, dtype, up_shape)
+        reasons += (f"it is a Hopper GPU's kernel, and this is {device_kind()!r}",)
+    return reasons + misfits(shape, dtype, up_shape)
 
 
 def misfits(shape: tuple[int, ...], dtype, up_shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ RWKV-6 norms what the WKV gives by head, and multiplies it with silu of a gate. 
 serves (`unservable`) the formula is XLA's to compile: there is no other implementation here.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, BFloat16, Float
 
 from rwkv_kernels import head_norm_gpu, head_norm_tpu
@@ -53,7 +52,9 @@ def gated_head_norm(
                 f"gated_head_norm: {name} must be {wanted} to go with x {x.shape}, got "
                 f"{array.shape}."
             )
-    reasons = unservable(x.shape, jnp.result_type(x, gate), heads)
+    if gate.dtype != x.dtype:
+        raise ValueError(f"gated_head_norm: gate must be {x.dtype} as x is, got {gate.dtype}.")
+    reasons = unservable(x.shape, x.dtype, heads)
     if reasons:
         raise ValueError(f"gated_head_norm: no kernel serves x {x.shape}: {'; '.join(reasons)}.")
     return _KERNELS[platform()].gated_head_norm(x, gate, scale, bias, heads, eps)

@@ -42,8 +42,8 @@ def unservable(shape: tuple[int, ...], dtype, heads: int, device_kind: str) -> t
         reasons += (f"it is a Hopper GPU's kernel, and this is {device_kind!r}",)
     if dtype != jnp.bfloat16:
         reasons += (f"it takes bfloat16, and x and gate together are {dtype}",)
-    size, rest = divmod(shape[-1], heads)
-    if rest or size % 16 or not TILE <= size <= _MOST_CHANNELS:
+    size, rest = divmod(shape[-1], max(heads, 1))
+    if heads < 1 or rest or size % 16 or not TILE <= size <= _MOST_CHANNELS:
         reasons += (
             f"D = {shape[-1]} of {heads} heads, but it takes heads of multiples of 16 channels "
             f"from {TILE} to {_MOST_CHANNELS}",

@@ -12,6 +12,7 @@ from jaxtyping import Array, BFloat16, Float
 from rwkv_kernels.tpu import head_norm as kernels
 from rwkv_kernels.tpu import token_blocks
 from rwkv_kernels.tpu.lanes import LANES
+from rwkv_kernels.tpu.plan import too_old
 from rwkv_kernels.tpu.token_blocks import as_they_lie
 
 
@@ -31,11 +32,10 @@ def gated_head_norm(
 
 def unservable(shape: tuple[int, ...], dtype, heads: int, device_kind: str) -> tuple[str, ...]:
     """Every reason why the kernels cannot serve tokens [B, T, D] on a TPU; nothing if they can."""
-    del device_kind  # any
-    reasons: tuple[str, ...] = ()
+    reasons = too_old(device_kind)
     if dtype != jnp.bfloat16:
         reasons += (f"it takes bfloat16, and x and gate together are {dtype}",)
-    if shape[-1] % LANES or shape[-1] % heads or heads > kernels.MOST_HEADS:
+    if shape[-1] % LANES or not 0 < heads <= kernels.MOST_HEADS or shape[-1] % heads:
         reasons += (
             f"D = {shape[-1]} of {heads} heads, but it takes multiples of {LANES} and at most "
             f"{kernels.MOST_HEADS} heads, which divide them",

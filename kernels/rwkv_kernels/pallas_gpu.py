@@ -22,6 +22,7 @@ Operands of products are bfloat16, sums float32. Float32 tokens take kernels of 
 what was measured, and on what.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -111,7 +112,10 @@ def words_of(dtype) -> int:
 def _plan(shape: tuple[int, ...], dtype, *, causal: bool, tiling: Tiling | None = None) -> Plan:
     _, T, _, N = shape
     tiling = tiling or best(device_kind(), shape, str(dtype))
-    return Plan(T, N, causal, tiling, words_of(dtype))
+    plan = Plan(T, N, causal, tiling, words_of(dtype))
+    if tiling.sweep_stages > 1 and plan.unservable():  # one stage takes less shared memory
+        plan = dataclasses.replace(plan, tiling=dataclasses.replace(tiling, sweep_stages=1))
+    return plan
 
 
 def _as_kernels_see(r, k, v, w, u) -> tuple[Array, ...]:

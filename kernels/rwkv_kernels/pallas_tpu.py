@@ -27,8 +27,10 @@ from rwkv_kernels.platforms import device_kind
 from rwkv_kernels.tpu import states
 from rwkv_kernels.tpu.backward import backward
 from rwkv_kernels.tpu.forward import forward
-from rwkv_kernels.tpu.plan import Plan, make_plan
+from rwkv_kernels.tpu.plan import Plan, make_plan, too_old
 from rwkv_kernels.tpu.sweep import entering_states
+
+_DTYPES = (jnp.dtype("bfloat16"), jnp.dtype("float32"))
 
 
 def bi_wkv6(
@@ -41,6 +43,7 @@ def bi_wkv6(
     interpret=False,
 ) -> Float[Array, "B T H N"]:
     """Both directions; see `api.bi_wkv6`. `interpret` is passed on to `pallas_call`."""
+    r, k, v, w, u = map(_as_tpus_load, (r, k, v, w, u))
     plan = _plan(r, k, v, causal=False)
     y = _bi_wkv6(plan, interpret, *(_flat(plan, x) for x in (r, k, v, w)), _flat(plan, u[None]))
     return _heads(y, r.shape)
@@ -57,20 +60,29 @@ def wkv6(
     interpret=False,
 ) -> tuple[Float[Array, "B T H N"], Float[Array, "B H N N"]]:
     """Causal; see `api.wkv6`. `interpret` is passed on to `pallas_call`."""
+    r, k, v, w, u = map(_as_tpus_load, (r, k, v, w, u))
     plan = _plan(r, k, v, causal=True)
-    B, _, H, N = r.shape
+    B = r.shape[0]
     if initial_state is None:
-        initial_state = jnp.zeros((B, H, N, N), jnp.float32)
-    initial = states.from_heads(plan.lanes, initial_state)
+        initial = jnp.zeros((B, *plan.state_shape), jnp.float32)
+    else:
+        initial = states.from_heads(plan.lanes, initial_state)
     inputs = (_flat(plan, x) for x in (r, k, v, w))
     y, final = _wkv6(plan, interpret, *inputs, _flat(plan, u[None]), initial)
     return _heads(y, r.shape), states.to_heads(plan.lanes, final)
 
 
-def too_wide(
+def unservable(
     shape: tuple[int, int, int, int], dtype, device_kind: str, *, causal: bool
 ) -> tuple[str, ...]:
-    """Why [B, T, H, N] does not fit into the fast memory of a TPU of that name; nothing if so."""
+    """Every reason why the kernels cannot serve [B, T, H, N] on a TPU of that name; nothing if they
+    can. dtype: of r, k and v together.
+    """
+    if reasons := too_old(device_kind):
+        return reasons
+    if dtype not in _DTYPES:
+        known = " or ".join(map(str, _DTYPES))
+        return (f"it takes {known}, and r, k, v together are {dtype}",)
     _, T, H, N = shape
     plan = make_plan(T, H, N, dtype, causal=causal, device_kind=device_kind)
     itemsize = jnp.dtype(dtype).itemsize
@@ -80,6 +92,11 @@ def too_wide(
         f"H * N = {H * N} channels need {plan.vmem_bytes(itemsize) / 2**20:.0f} MiB of VMEM, "
         f"of {plan.vmem / 2**20:.0f} that a kernel may take",
     )
+
+
+def _as_tpus_load(x: Array) -> Array:
+    """float16, which they do not, beside something else."""
+    return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
 
 
 def _plan(r, k, v, *, causal: bool) -> Plan:

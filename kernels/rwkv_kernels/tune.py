@@ -19,6 +19,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -34,6 +35,7 @@ from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import TILE, Plan
 from rwkv_kernels.gpu.sweep import Found, Sum, states
 from rwkv_kernels.gpu.tiling import Tiling
+from rwkv_kernels.pallas_gpu import is_hopper
 from rwkv_kernels.platforms import device_kind, platform
 from rwkv_kernels.shapes import WkvShape
 
@@ -115,19 +117,22 @@ def rank(shape: Shape) -> None:
 
 
 def keep(path: Path, device: str, found: dict[Shape, Tiling]) -> None:
-    """Puts choices into a table, in the place of the same device's for the same shapes."""
-    entries = json.loads(path.read_text()) if path.exists() else []
-    dtype = "bfloat16"
+    """Puts choices into a table, in the place of the same device's for the same shapes.
+
+    Raises:
+      ValueError: the table that is there is damaged (`tuned.choices`).
+    """
+    table = read(path) | {(device, "bfloat16", shape): x for shape, x in found.items()}
     entries = [
-        e
-        for e in entries
-        if (e["device"], e["dtype"]) != (device, dtype) or tuple(e["shape"]) not in found
-    ]
-    entries += [
         {"device": device, "dtype": dtype, "shape": list(shape), "tiling": dataclasses.asdict(x)}
-        for shape, x in found.items()
+        for (device, dtype, shape), x in table.items()
     ]
     save(path, [json.dumps(entries, indent=1)])
+
+
+def read(path: Path) -> dict:
+    """The table at a path, empty if there is none; see `tuned.choices`."""
+    return tuned.choices(path.read_text(), str(path)) if path.exists() else {}
 
 
 def main() -> None:
@@ -144,19 +149,43 @@ def main() -> None:
         if len(numbers) != 4 or not all(number.isdigit() for number in numbers):
             parser.error(f"--shape must be four whole numbers B,T,H,N, got {text!r}")
         B, T, H, N = map(int, numbers)
+        if min(B, T, H) < 1:
+            parser.error(f"--shape {text}: B, T and H must be 1 at least")
+        if reasons := Plan(T, N, False, Case((B, T, H, N)).tiling).unservable():
+            parser.error(f"--shape {text}: {'; '.join(reasons)}")
         shapes.append((B, T, H, N))
     if options.static:
         for shape in shapes:
             rank(shape)
         return
-    if platform() != "gpu":
+    if platform() != "gpu" or not is_hopper(device_kind()):
         sys.exit(
             f"This times kernels on a Hopper GPU, and JAX found {device_kind()!r}: without one, "
             "--static ranks the choices on paper."
         )
-    found = {shape: search(shape, options.calls) for shape in tqdm.tqdm(shapes, unit="shape")}
-    keep(options.out, device_kind(), {shape: x for shape, x in found.items() if x is not None})
+    failed = tune(shapes, options.calls, options.out)
     print(f"kept in {options.out}")
+    if failed:
+        sys.exit(f"not tuned: {'; '.join(failed)}")
+
+
+def tune(shapes: Sequence[Shape], calls: int, out: Path) -> list[str]:
+    """Keeps the quickest choice of each shape as soon as it is known; gives what failed, and why.
+
+    Raises:
+      ValueError: the table that is there is damaged, before anything is timed.
+    """
+    read(out)
+    failed = []
+    for shape in tqdm.tqdm(shapes, unit="shape"):
+        try:
+            found = search(shape, calls)
+        except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+            failed.append(f"{list(shape)}: {str(error).splitlines()[0]}")
+            continue
+        if found is not None:
+            keep(out, device_kind(), {shape: found})
+    return failed
 
 
 if __name__ == "__main__":

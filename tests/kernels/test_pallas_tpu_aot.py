@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rwkv_kernels import bi_wkv6, wkv6
+from rwkv_kernels import bi_wkv6, pallas_tpu, wkv6
 from rwkv_kernels.tpu import topology
 
 pytestmark = pytest.mark.aot
@@ -105,3 +105,60 @@ def _causal(r, k, v, w, u):
 def test_what_else_compiles(function, shape, dtype, calls):
     kernels = _kernels(_compiled("v5e:2x2", function, shape, dtype))
     assert len(kernels) == calls, kernels
+
+
+def _slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("chip", "function", "shape", "dtype"),
+    [
+        ("v6e:2x2", bi_wkv6, (8, 64, 4, 32), jnp.float32),
+        ("v5e:2x2", bi_wkv6, (128, 32, 4, 32), jnp.float32),
+        ("v5e:2x2", bi_wkv6, (8, 64, 16, 8), jnp.bfloat16),
+        ("v4:2x2x1", bi_wkv6, (16, 64, 2, 64), jnp.float32),
+        ("v4:2x2x1", bi_wkv6, (256, 7, 10, 64), jnp.bfloat16),  # not eight samples at a time
+        _slow("v6e:2x2", bi_wkv6, (256, 49, 8, 80), jnp.float32),
+        _slow("v6e:2x2", bi_wkv6, (256, 196, 8, 80), jnp.float32),
+        _slow("v6e:2x2", bi_wkv6, (256, 77, 10, 64), jnp.float32),
+        _slow("v5p:2x2x1", bi_wkv6, (256, 196, 8, 80), jnp.float32),
+        _slow("v5e:2x2", bi_wkv6, (8, 49, 32, 4), jnp.float32),
+        _slow("v5e:2x2", bi_wkv6, (8, 64, 32, 8), jnp.bfloat16),
+        _slow("v4:2x2x1", _causal, (4, 512, 4, 64), jnp.float32),
+        _slow("v4:2x2x1", bi_wkv6, (16, 49, 4, 64), jnp.bfloat16),
+    ],
+)
+def test_what_is_said_to_fit_compiles(chip, function, shape, dtype):
+    kind = _mesh(chip).devices.flat[0].device_kind
+    assert pallas_tpu.unservable(shape, dtype, kind, causal=function is _causal) == ()
+    assert _kernels(_compiled(chip, function, shape, dtype))
+
+
+@pytest.mark.parametrize("precision", [None, "highest", "high"])
+def test_whatever_jax_is_set_to_they_compile(precision):
+    """Products of bfloat16 are taken as they are, and numbers of 64 bits are none of theirs."""
+    with jax.enable_x64(precision is None), jax.default_matmul_precision(precision):
+        kernels = _kernels(_compiled("v5e:2x2", bi_wkv6, (16, 20, 2, 64), jnp.bfloat16))
+    assert len(kernels) == 2, kernels
+
+
+def test_a_state_is_taken_apart_by_heads_alone():
+    """All channels by all channels would be 16 times as much as the state."""
+    B, H, N = 64, 16, 64
+    mesh = _mesh("v5e:2x2")
+    token = jax.ShapeDtypeStruct(
+        (B, 1, H, N), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec())
+    )
+    w, u, state = (
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=token.sharding)
+        for shape in ((B, 1, H, N), (H, N), (B, H, N, N))
+    )
+
+    def step(r, k, v, w, u, state):
+        return wkv6(r, k, v, w, u, initial_state=state)
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(step).lower(token, token, token, w, u, state).compile()
+    assert len(_kernels(compiled)) == 1
+    assert compiled.memory_analysis().temp_size_in_bytes < 6 * state.size * 4

@@ -2,9 +2,10 @@
 
 import json
 
+import jax.numpy as jnp
 import pytest
 
-from rwkv_kernels import tune
+from rwkv_kernels import pallas_gpu, tune
 from rwkv_kernels.bench_gpu_static import Case
 from rwkv_kernels.gpu import tuned
 from rwkv_kernels.gpu.plan import KERNELS, SHARED_MEMORY, Plan
@@ -100,8 +101,69 @@ def test_table_is_kept_and_found(tmp_path, monkeypatch):
 
 
 def test_the_table_that_comes_with_the_package_is_of_choices():
-    for tiling in tuned._table().values():
-        Tiling(**tiling)
+    for (_, _, (_, T, _, N)), tiling in tuned._table().items():
+        assert Plan(T, N, False, tiling).unservable() == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[{", "table.json is no JSON"),
+        ('[{"device": "x", "shape": [1, 2, 3, 64]}]', "table.json: .*'x'.* is no choice.*dtype"),
+        (
+            '[{"device": "x", "dtype": "y", "shape": [1], "tiling": {"sweep_bloks": 1}}]',
+            "table.json: .*sweep_bloks.* is no choice",
+        ),
+    ],
+)
+def test_a_damaged_table_is_named_before_anything_is_timed(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(tune, "search", lambda *_: pytest.fail("timed for nothing"))
+    path = tmp_path / "table.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        tune.tune([(1, 1024, 8, 64)], 2, path)
+    assert path.read_text() == text
+
+
+def test_a_choice_that_does_not_fit_is_passed_over(monkeypatch, caplog):
+    shape = (1024, 196, 8, 80)
+    monkeypatch.setattr(
+        tuned, "_table", lambda: {(H200, "bfloat16", shape): Tiling(sweep_segments=3)}
+    )
+    assert tuned.best(H200, shape) == default(8192, 4)
+    assert "sweep_segments = 3 does not divide the 4 tiles" in caplog.text
+
+
+def test_what_was_measured_is_kept_if_another_shape_fails(tmp_path, monkeypatch):
+    shapes = (1024, 196, 8, 80), (16, 1024, 10, 64), (8, 1024, 8, 80)
+
+    def search(shape, calls):
+        if shape == shapes[1]:
+            raise RuntimeError("out of memory")
+        return Tiling(sweep_segments=2)
+
+    monkeypatch.setattr(tune, "search", search)
+    path = tmp_path / "table.json"
+    assert tune.tune(shapes, 2, path) == ["[16, 1024, 10, 64]: out of memory"]
+    assert [shape for _, _, shape in tune.read(path)] == [shapes[0], shapes[2]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [("1,256,4,32", "N = 32, but it takes"), ("1,0,8,64", "must be 1 at least"), ("1,2", "four")],
+)
+def test_shapes_that_no_kernel_serves(monkeypatch, capsys, shape, message):
+    monkeypatch.setattr("sys.argv", ["tune", "--static", "--shape", shape])
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert message in capsys.readouterr().err
+
+
+def test_float32_heads_of_96_fit_whatever_their_number():
+    """With a sweep's tokens in two stages they would not."""
+    for heads in (1, 8, 64):
+        shape = (heads, 256, 1, 96)
+        assert pallas_gpu.unservable(shape, jnp.dtype("float32"), H200, causal=True) == ()
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch):

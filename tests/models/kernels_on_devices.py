@@ -11,9 +11,10 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from rwkv_jax.mesh import AXES
-from rwkv_jax.wkv import ddlerp_kernel, decay_kernel, head_norm_kernel
+from rwkv_jax.wkv import bi_wkv6, ddlerp_kernel, decay_kernel, head_norm_kernel
 from rwkv_kernels import ddlerp, decay_logits, head_norm
 
 MESHES = ((8, 1, 1), (2, 2, 2), (1, 1, 4))  # data, fsdp, tensor
@@ -58,6 +59,32 @@ def errors(function, shapes, kernel) -> dict[str, float]:
     return found
 
 
+def on_other_meshes() -> dict[str, float]:
+    """The WKV and its gradients where a mesh has other axes, or somebody splits one already."""
+    token = (8, 7, 4, 8)
+    keys = jax.random.split(jax.random.key(0), 5)
+    given = [jax.random.normal(key, token) for key in keys[:4]]
+    given.append(jax.random.normal(keys[4], token[2:]))
+    alone = jax.jit(lambda given: both(bi_wkv6, given))(given)
+    devices = np.asarray(jax.devices())
+    cube = Mesh(devices.reshape(2, 2, 2), AXES)
+    batch, whole = PartitionSpec("data"), PartitionSpec()
+    split = {"in_specs": (*4 * (batch,), whole), "out_specs": batch, "check_vma": False}
+    cases = {
+        "data alone": (Mesh(devices[:4], ("data",)), bi_wkv6),
+        "other names": (Mesh(devices[:4], ("x",)), bi_wkv6),
+        "split by another": (cube, jax.shard_map(bi_wkv6, mesh=cube, **split)),
+        "one axis split": (cube, jax.shard_map(bi_wkv6, mesh=cube, axis_names={"data"}, **split)),
+    }
+    found = {}
+    for name, (mesh, wkv) in cases.items():
+        with jax.set_mesh(mesh):
+            here = jax.jit(lambda given, wkv=wkv: both(wkv, given))(given)
+        pairs = zip(jax.tree.leaves(here), jax.tree.leaves(alone), strict=True)
+        found[name] = max(float(jnp.abs(x - y).max() / jnp.abs(y).max()) for x, y in pairs)
+    return found
+
+
 def main() -> None:
     token, of_z = (8, 3, D), (8, 3, USES * RANK)
     shapes = (token, token, of_z, (USES, D), (USES, RANK, D))
@@ -73,6 +100,7 @@ def main() -> None:
         logits, of_decays, lambda: decay_kernel(of_decays[0], jnp.float32, of_decays[1])
     )
     found = {"interpolations": interpolations, "norms": norms, "decays": decays}
+    found["wkv"] = on_other_meshes()
     print(json.dumps(found))
 
 

@@ -17,6 +17,12 @@ def test_batch_and_channels_are_split_over_a_mesh():
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for errors in json.loads(done.stdout).values():
-        assert len(errors) == 3
+    found = json.loads(done.stdout)
+    assert {kind: len(errors) for kind, errors in found.items()} == {
+        "interpolations": 3,
+        "norms": 3,
+        "decays": 3,
+        "wkv": 4,
+    }
+    for errors in found.values():
         assert max(errors.values()) < 1e-5

@@ -15,6 +15,7 @@ from rwkv_kernels.gpu.grid import Grid
 from rwkv_kernels.gpu.plan import TILE
 from rwkv_kernels.gpu.tokens import Parts
 from rwkv_kernels.gpu.warpgroup import Warpgroup
+from rwkv_kernels.launch import launch
 
 
 class Block:
@@ -265,14 +266,16 @@ def kernel_call(
     columns that are summed over a tile's rows at once.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
+    # JAX keeps `kernel`, which so keeps no arrays.
+    names, nothing = (*given, *outputs), dict.fromkeys(inputs)
     many = wg.warpgroups > 1
 
     def kernel(*refs, came, state_came, met, scratch):
         index = lax.axis_index("warpgroup") if many else jnp.int32(0)
         place = lax.axis_index("block") * wg.warpgroups + index
-        arrays = dict(zip((*given, *outputs), refs, strict=True))
+        arrays = dict(zip(names, refs, strict=True))
         block = Block(place, wg, index, grid, came, state_came, met)
-        body(block, **dict.fromkeys(inputs) | arrays | scratch)
+        body(block, **nothing | arrays | scratch)
 
     kernel.__name__ = name  # what profiles and dumps call it
     memory: Any = {
@@ -287,7 +290,7 @@ def kernel_call(
     if many:
         threads = {"num_threads": wg.warpgroups, "thread_name": "warpgroup"}
     interpret: dict[str, Any] = {} if wg.interpret is None else {"interpret": wg.interpret}
-    results = plgpu.kernel(
+    call = plgpu.kernel(
         kernel,
         out_type=tuple(outputs.values()),
         scratch_types=memory,
@@ -302,5 +305,6 @@ def kernel_call(
         ),
         **threads,
         **interpret,
-    )(*given.values())
+    )
+    results = launch(call, *given.values())
     return dict(zip(outputs, results, strict=True))

@@ -12,11 +12,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
+from rwkv_kernels.launch import launch
 from rwkv_kernels.reference import log_decay
 from rwkv_kernels.tpu import states, tile
 from rwkv_kernels.tpu.lanes import LANES, SUBLANES, round_up
 from rwkv_kernels.tpu.levels import Level, to_rows
-from rwkv_kernels.tpu.plan import Plan
+from rwkv_kernels.tpu.plan import LEAST_LIMIT, Plan
 from rwkv_kernels.tpu.tile import Tile
 from rwkv_kernels.tpu.turn import from_samples, to_samples
 
@@ -199,8 +200,9 @@ def kernel_call(
     # Each block twice: one is copied while another is computed with. No more than is needed: what
     # XLA holds in VMEM across the call is lost to it.
     vmem = 2 * blocks + sum(_bytes(x.shape, 4) for x in held) + plan.working_bytes
+    limit = min(max(vmem, LEAST_LIMIT), plan.vmem)
     tokens = batch * plan.spans * plan.span
-    results = pl.pallas_call(
+    call = pl.pallas_call(
         kernel,
         grid=(-(-batch // plan.samples), plan.spans),
         in_specs=[x.spec for x in inputs.values()],
@@ -208,7 +210,7 @@ def kernel_call(
         out_shape=[result(x) for x in outputs.values()],
         scratch_shapes=held,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=min(vmem, plan.vmem)
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=limit
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * products * tokens * plan.lanes.tile * plan.lanes.channels,
@@ -217,7 +219,8 @@ def kernel_call(
         ),
         interpret=interpret,
         name=name,
-    )(*(turn(x) for x in inputs.values()))
+    )
+    results = launch(call, *(turn(x) for x in inputs.values()))
     return {
         name: jnp.swapaxes(y, 0, 1) if x.tokens and turned else y
         for (name, x), y in zip(outputs.items(), results, strict=True)

@@ -68,10 +68,11 @@ class Lanes:
             (i, j)
             for i in range(self.blocks)
             for j in range(self.blocks)
-            if self._heads_of(i) & self._heads_of(j)
+            if self.heads_of(i) & self.heads_of(j)
         )
 
-    def _heads_of(self, block: int) -> set[int]:
+    def heads_of(self, block: int) -> set[int]:
+        """The heads that have channels in a block."""
         last = min((block + 1) * LANES, self.heads * self.head_size) - 1
         return set(range(block * LANES // self.head_size, last // self.head_size + 1))
 
@@ -80,11 +81,12 @@ class Lanes:
     def dot(self, a: Array, b: Array, contract: tuple[int, int]) -> Float[Array, "_ _"]:
         """A product of operands in their dtype, summed in float32."""
         exact = self.operand_dtype == "float32"
+        precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
         return lax.dot_general(
             a,
             b,
             (((contract[0],), (contract[1],)), ((), ())),
-            precision=lax.Precision.HIGHEST if exact else None,
+            precision=precision,  # whatever `jax.default_matmul_precision` is
             preferred_element_type=jnp.float32,
         )
 

@@ -14,11 +14,14 @@ SPANS = (256, 128, 64)  # tokens in VMEM at once, the most that fit: B/16's 196 
 
 # MiB of VMEM a core, by the name that JAX gives the device; as jax 0.10.2 has them (tpu_info.py).
 _VMEM = {
-    "TPU v2": 16, "TPU v3": 16, "TPU v4": 16, "TPU v4 lite": 16,
+    "TPU v4": 16, "TPU v4 lite": 16,
     "TPU v5 lite": 128, "TPU v5e": 128, "TPU v5": 64, "TPU v5p": 64,
     "TPU v6 lite": 128, "TPU v6e": 128, "TPU7x": 64,
 }  # fmt: skip
 _USUAL_VMEM = 64
+_TOO_OLD = ("TPU v2", "TPU v3")
+# What XLA gives a kernel that asks for none, and so costs nothing to ask for.
+LEAST_LIMIT = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +81,26 @@ class Plan:
     @property
     def working_bytes(self) -> int:
         """At most, of float32 arrays of a tile that are alive at once. The compiler needed 27 of
-        them for bfloat16, and 60 for float32, whose operands it takes apart.
+        them for bfloat16, and 60 to 100 for float32, whose operands it takes apart. Of small heads
+        scores and operands take more, since each has its own.
         """
-        arrays = 40 if self.lanes.operand_dtype == "bfloat16" else 64
-        return arrays * self.lanes.tile * self.lanes.channels * 4
+        lanes, short = self.lanes, self.lanes.operand_dtype == "bfloat16"
+        arrays = (40 if short else 128) * lanes.tile * lanes.channels * 4
+        scores = len(lanes.groups) * lanes.tile * LANES * 4
+        blocks = sum(len(lanes.group_blocks(group)) for group in lanes.groups)
+        operands = blocks * LANES * LANES * (2 if short else 4)
+        return max(arrays, 12 * (scores + operands))
 
 
 def vmem_of(device_kind: str) -> int:
     """Bytes of VMEM that a kernel may take on a TPU of that name: all but a sixteenth."""
     return _VMEM.get(device_kind, _USUAL_VMEM) * 2**20 // 16 * 15
+
+
+def too_old(device_kind: str) -> tuple[str, ...]:
+    """Why no kernel serves a TPU of that name; nothing if one may."""
+    old = device_kind in _TOO_OLD
+    return (f"{device_kind} multiplies no bfloat16 in a kernel",) if old else ()
 
 
 def make_plan(T: int, H: int, N: int, dtype, *, causal: bool, device_kind: str) -> Plan:
@@ -104,7 +118,8 @@ def make_plan(T: int, H: int, N: int, dtype, *, causal: bool, device_kind: str) 
     itemsize = jnp.dtype(dtype).itemsize
     span = round_up(T, SUBLANES)
     vmem = vmem_of(device_kind)
-    if not causal and T % SMALLEST_TILE:
+    # A TPU v4's compiler finds no room for them, however short they are.
+    if not causal and T % SMALLEST_TILE and vmem > LEAST_LIMIT:
         plan = Plan(lanes, T, span, 1, causal, vmem, samples=SUBLANES)
         if SPANS[0] >= T and plan.fits(itemsize):
             return plan

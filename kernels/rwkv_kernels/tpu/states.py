@@ -8,7 +8,10 @@ holds between two heads is masked away when it is written.
 A state is a ref [P, 128, 128] in VMEM, one slice a block; `mask` has the same shape.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rwkv_kernels.tpu.lanes import LANES, Lanes, of_block
@@ -67,40 +70,64 @@ def decay_gradient(lanes: Lanes, state, dstate) -> Float[Array, "1 C"]:
 
 def mask(lanes: Lanes) -> Float[Array, "P 128 128"]:
     """1 where a value channel and a key channel belong to one head."""
-    channel = jnp.arange(lanes.channels)
+    channel = jnp.arange(lanes.channels).reshape(-1, LANES)  # [C] -> [blocks, 128]
     head = channel // lanes.head_size
-    same = (head[:, None] == head[None, :]) & (channel[:, None] < lanes.heads * lanes.head_size)
-    return cut(lanes, same.astype(jnp.float32)[None])[0]
-
-
-def cut(lanes: Lanes, full: Float[Array, "B C C"]) -> Float[Array, "B P 128 128"]:
-    """The blocks of states given as whole matrices, value x key."""
-    return jnp.stack(
-        [full[:, _block(i), _block(j)] for i, j in lanes.state_blocks],
-        axis=1,
-    )
+    value, key = (np.array(x) for x in zip(*lanes.state_blocks, strict=True))
+    same = head[value][:, :, None] == head[key][:, None, :]
+    some = channel[value][:, :, None] < lanes.heads * lanes.head_size
+    return (same & some).astype(jnp.float32)
 
 
 def from_heads(lanes: Lanes, state: Float[Array, "B H N N"]) -> Float[Array, "B P 128 128"]:
-    """From key x value of every head."""
-    B, H, N, _ = state.shape
-    eye = jnp.eye(H, dtype=state.dtype)
-    full = jnp.einsum("bhnm,hi->bhmin", state, eye).reshape(B, H * N, H * N)  # value x key
-    padding = lanes.channels - H * N
-    return cut(lanes, jnp.pad(full, ((0, 0), (0, padding), (0, padding))))
+    """From key x value of every head. No more is ever made than the blocks: of all channels by all
+    channels there are H times as many numbers.
+    """
+    transposed = jnp.swapaxes(state, 2, 3)  # value x key
+    blocks = []
+    for value, key in lanes.state_blocks:
+        parts = []
+        for head in lanes.heads_of(value) & lanes.heads_of(key):
+            of_value, of_key = (_Part.of(lanes, head, block) for block in (value, key))
+            part = transposed[:, head, of_value.of_head, of_key.of_head]
+            parts.append(jnp.pad(part, ((0, 0), of_value.padding, of_key.padding)))
+        blocks.append(sum(parts[1:], parts[0]))
+    return jnp.stack(blocks, axis=1)
 
 
 def to_heads(lanes: Lanes, blocks: Float[Array, "B P 128 128"]) -> Float[Array, "B H N N"]:
     """Back to key x value of every head."""
-    B = blocks.shape[0]
-    H, N = lanes.heads, lanes.head_size
-    full = jnp.zeros((B, lanes.channels, lanes.channels), blocks.dtype)
-    for p, (i, j) in enumerate(lanes.state_blocks):
-        full = full.at[:, _block(i), _block(j)].set(blocks[:, p])
-    full = full[:, : H * N, : H * N].reshape(B, H, N, H, N)  # value x key, both by head
-    heads = jnp.arange(H)
-    return jnp.swapaxes(full[:, heads, :, heads, :], 2, 3).swapaxes(0, 1)
+    place = {pair: p for p, pair in enumerate(lanes.state_blocks)}
+    heads = []
+    for head in range(lanes.heads):
+        parts = {i: _Part.of(lanes, head, i) for i in lanes.group_blocks((head,))}
+        rows = [
+            jnp.concatenate(
+                [
+                    blocks[:, place[i, j], of_value.of_block, of_key.of_block]
+                    for j, of_key in parts.items()
+                ],
+                axis=2,
+            )
+            for i, of_value in parts.items()
+        ]
+        heads.append(jnp.concatenate(rows, axis=1))
+    return jnp.swapaxes(jnp.stack(heads, axis=1), 2, 3)
 
 
-def _block(i: int) -> slice:
-    return slice(i * LANES, (i + 1) * LANES)
+class _Part(NamedTuple):
+    """Which of a head's channels lie in a block of 128, and where."""
+
+    of_head: slice
+    of_block: slice
+
+    @staticmethod
+    def of(lanes: Lanes, head: int, block: int) -> "_Part":
+        begin, end = head * lanes.head_size, (head + 1) * lanes.head_size
+        first, last = max(begin, block * LANES), min(end, (block + 1) * LANES)
+        return _Part(
+            slice(first - begin, last - begin), slice(first - block * LANES, last - block * LANES)
+        )
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return self.of_block.start, LANES - self.of_block.stop

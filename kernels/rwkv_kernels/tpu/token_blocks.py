@@ -14,6 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Float32
 
+from rwkv_kernels.launch import launch
+
 ROWS = 16  # of a register of bfloat16
 _MOST_ROWS = 256
 # A kernel has 16 MiB of VMEM unless it asks for more, and a TPU v4 has no more. A token takes up to
@@ -29,7 +31,13 @@ def block_rows(tokens: int, channels: int) -> int:
 
 def dot(x: Array, y: Array, axes: tuple[tuple[int], tuple[int]]) -> Float32[Array, "_ _"]:
     """A product that contracts an axis of each, summed in float32."""
-    return lax.dot_general(x, y, (axes, ((), ())), preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        x,
+        y,
+        (axes, ((), ())),
+        precision=lax.Precision.DEFAULT,  # whatever `jax.default_matmul_precision` is
+        preferred_element_type=jnp.float32,
+    )
 
 
 def unservable(shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -91,7 +99,7 @@ def call(
     results = (*of_tokens, *of_weights)
     sizes = (x.size * x.dtype.itemsize for x in (*tokens, *weights, *results))
     cost = pl.CostEstimate(flops=flops * P * Q, bytes_accessed=sum(sizes), transcendentals=0)
-    return pl.pallas_call(
+    call = pl.pallas_call(
         from_zeros,
         grid=(P, Q // rows),
         in_specs=[*map(cut, tokens), *map(whole, weights)],
@@ -103,4 +111,5 @@ def call(
         cost_estimate=cost,
         interpret=interpret,
         name=name,
-    )(*tokens, *weights)
+    )
+    return launch(call, *tokens, *weights)
