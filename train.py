@@ -6,6 +6,7 @@ With `--dry_run --topology v5e:16x16` instead of a workdir it says what the run 
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from rwkv_jax.config import ConfigError, RunConfig, differences, load_config, override
+from rwkv_jax.config import ConfigError, RunConfig, load_config, override
 from rwkv_jax.data.loader import make_train_loader
 from rwkv_jax.data.prefetch import device_prefetch
 from rwkv_jax.data.records import DatasetError
@@ -51,6 +52,7 @@ from rwkv_jax.training.sharding import batch_sharding, on_this_process
 from rwkv_jax.training.state import Params, begun_with
 from rwkv_jax.training.stop import StopRequest
 from rwkv_jax.training.watch import NonFiniteLossError, Watch
+from rwkv_jax.training.workdir import CONFIG_FILE, alone_in, check_workdir
 from rwkv_jax.weights import load_weights, whole_steps, write_model_json
 from rwkv_jax.wkv import using
 
@@ -61,14 +63,7 @@ def train(config: RunConfig, workdir: Path) -> None:
     first_process = is_first()
 
     # ------------------------------------------------------------- the workdir: new, or known
-    config_file = workdir / "config.json"
-    if config_file.exists():
-        changed = differences(json.loads(config_file.read_text("utf-8")), config.to_dict())
-        if changed:
-            raise ConfigError(
-                f"{workdir} holds a run of another configuration ({'; '.join(changed)}):"
-                " give the new run another --workdir, or take these settings back"
-            )
+    check_workdir(workdir, config)
 
     # ------------------------------------------------------------- data, and the run's parts
     source = config.data.open()
@@ -101,10 +96,8 @@ def train(config: RunConfig, workdir: Path) -> None:
         )
 
     # ------------------------------------------------------------- start, or go on
-    if first_process:
-        write_atomically(config_file, json.dumps(config.to_dict(), indent=1) + "\n")
-        write_model_json(workdir, config.model)
     with (
+        alone_in(workdir) if first_process else contextlib.nullcontext(),
         StopRequest() as stop,
         RunCheckpoints(workdir, config.checkpoint) as checkpoints,
         loader,
@@ -112,7 +105,10 @@ def train(config: RunConfig, workdir: Path) -> None:
         first = checkpoints.newest_undamaged() or 0
         if first:
             state, loader_state = checkpoints.restore(first, setup.state_like)
-            loader.set_state(loader_state)
+            try:
+                loader.set_state(loader_state)
+            except ValueError as error:
+                raise ConfigError(f"{config.data.dataset or 'data.mixture'}: {error}") from error
             if first_process:
                 print(f"going on from step {first} of {workdir}", flush=True)
         else:
@@ -122,6 +118,10 @@ def train(config: RunConfig, workdir: Path) -> None:
                     weights = starting_weights(config.start_from, setup.state_like.params)
                 state = begun_with(state, weights, setup.state_like)
             loader_state = loader.get_state()
+        if first_process:  # not before what is there was found to be this run's
+            text = json.dumps(config.to_dict(), indent=1) + "\n"
+            write_atomically(workdir / CONFIG_FILE, text)
+            write_model_json(workdir, config.model)
         log = open_log(workdir if first_process else None, first, config.steps)
         watch = Watch(
             log,
@@ -210,10 +210,26 @@ def starting_weights(path: str, like: Params) -> Params:
     return params
 
 
+def show_help(parser: argparse.ArgumentParser) -> None:
+    """This program's own flags and, where a config is named, all of its fields."""
+    parser.print_help()
+    of_config = argparse.ArgumentParser(add_help=False)
+    of_config.add_argument("--config")
+    named = of_config.parse_known_args()[0].config
+    if named is None:
+        print("\nWith --config NAME --help, every field of that configuration as well.")
+        return
+    print(flush=True)
+    try:
+        override(load_config(named), ["--help"])
+    except ConfigError as error:
+        sys.exit(f"train.py: {error}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--config", required=True, help="a file of configs/")
-    parser.add_argument("--workdir", type=Path, help="RUN; made if missing")
+    parser.add_argument("--workdir", help="RUN; made if missing")
     paper = parser.add_argument_group("a run on paper")
     paper.add_argument("--dry_run", action="store_true", help="compile the step, and count")
     paper.add_argument("--topology", help=f"for which devices: {known_topologies()}")
@@ -221,12 +237,17 @@ def main() -> None:
     several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     several.add_argument("--processes", type=int, help="how many there are")
     several.add_argument("--process-id", type=int, help="which one this is, from 0")
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        show_help(parser)
+        return
     arguments, overrides = parser.parse_known_args()
     keep_freed_memory()
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, force=True)
     # Orbax logs a traceback of what it raises again, here as one sentence.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     quiet_late_callbacks()
+    if arguments.workdir == "":
+        parser.error('--workdir "" names no folder: is a variable unset?')
     if arguments.dry_run == (arguments.workdir is not None):
         parser.error("give either --workdir RUN, or --dry_run without one")
     if arguments.topology and not arguments.dry_run:
@@ -240,7 +261,10 @@ def main() -> None:
         join(Cluster(arguments.coordinator, arguments.processes, arguments.process_id))
         config = override(load_config(arguments.config), overrides)
         with using(config.kernels):
-            train(config, arguments.workdir)
+            train(config, Path(arguments.workdir))
+    except KeyboardInterrupt:
+        print("train.py: stopped; the same command goes on from the newest whole checkpoint")
+        sys.exit(130)
     except (
         CheckpointError,
         ConfigError,

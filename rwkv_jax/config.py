@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rwkv_jax.data.catalog import open_dataset, open_mixture
 from rwkv_jax.data.config import LoaderConfig, MixturePart
 from rwkv_jax.data.records import Source
+from rwkv_jax.data.tokenizer import VOCABULARY_SIZE
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.models.config import SIGLIP_LOGIT_BIAS, SIGLIP_LOGIT_SCALE, ClipConfig
 from rwkv_jax.training.config import (
@@ -164,6 +165,12 @@ class RunConfig:
             "must be the first and the last step to trace, counted from 1, or None",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
+        require(
+            self.model.text.vocab_size >= VOCABULARY_SIZE,
+            "model.text.vocab_size",
+            self.model.text.vocab_size,
+            f"must be {VOCABULARY_SIZE} at least, the tokens of CLIP's vocabulary",
+        )
         for field, data, model in (
             ("image_size", self.data.loader.image_size, self.model.image.image_size),
             ("context_length", self.data.loader.context_length, self.model.text.context_length),

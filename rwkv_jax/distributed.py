@@ -67,7 +67,7 @@ def join(cluster: Cluster) -> None:
             cluster.process_id,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS,
         )
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # IndexError: of an address without a port
         if cluster.coordinator is None and "coordinator_address" in str(error):
             return  # no cluster was found: one process
         raise ProcessesError(f"cannot join the other processes: {error}") from error

@@ -22,12 +22,28 @@ def axis_sizes() -> dict[str, int]:
 
 
 def free_axes() -> frozenset[str]:
-    """Axes of the mesh that is set which no `jax.shard_map` splits here."""
+    """Axes of the mesh that is set which no `jax.shard_map` splits here.
+
+    Raises:
+        ValueError: axes are explicit: what is split here is XLA's to find.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return frozenset()
-    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    kinds = tuple(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    explicit = [name for name, kind in kinds if kind == jax.sharding.AxisType.Explicit]
+    if explicit and mesh.size > 1:
+        raise ValueError(
+            f"the mesh's axes {explicit} are explicit, as jax.make_mesh makes them: make it by"
+            " rwkv_jax.training.sharding.make_mesh, or with axis_types=(AxisType.Auto, ...)"
+        )
     return frozenset(name for name, kind in kinds if kind != jax.sharding.AxisType.Manual)
+
+
+def is_whole() -> bool:
+    """Whether nothing is split here: no mesh is set, or of one device, or all of it is taken."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return all(shape[axis] == 1 for axis in free_axes())
 
 
 def split_over(*axes: str | tuple[str, ...] | None) -> PartitionSpec:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,12 @@ def load_weights(path: Path, which: WhichParams = "live") -> Weights:
 
     Raises:
         FileNotFoundError: there is no such thing at `path`.
-        WeightsError: it is damaged, holds another model than its `model.json` says, or no average.
+        WeightsError: it is damaged, holds another model than its `model.json` says, or no average;
+            or `which` is neither.
     """
+    if which not in typing.get_args(WhichParams):
+        known = " or ".join(map(repr, typing.get_args(WhichParams)))
+        raise WeightsError(f"params = {which!r} is unknown: choose {known}")
     home, params_folder, step = _find(Path(path).absolute())
     model = read_model_json(home)
     if which == "ema":

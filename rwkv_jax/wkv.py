@@ -21,6 +21,7 @@ from rwkv_jax.mesh import (
     axis_sizes,
     batch_parts,
     free_axes,
+    is_whole,
     split_over,
 )
 from rwkv_kernels import ddlerp, decay_logits, head_norm, platform, without_kernels, wkv6
@@ -62,7 +63,7 @@ def using(kernels: Kernels) -> contextlib.AbstractContextManager[None]:
 def _on_each_device(wkv: Wkv) -> Wkv:
     """`wkv` on every device's part of the batch and heads, where a mesh is set; else as it is."""
     sizes = axis_sizes()
-    if set(sizes.values()) == {1}:
+    if is_whole():
         return wkv
     tokens = split_over(BATCH_AXES, None, TENSOR_AXIS)  # [B, T, D]: whole heads lie together
 
@@ -125,7 +126,7 @@ def ddlerp_kernel(
     part, (A, R, _) = _part_of_device(shape), up_shape
     if part is None or _passed_over("ddlerp", ddlerp.unservable(part, dtype, (A, R, part[-1]))):
         return None
-    if set(axis_sizes().values()) == {1}:
+    if is_whole():
         return ddlerp.ddlerp
     tokens = split_over(BATCH_AXES, None, TENSOR_AXIS)
     z = split_over(BATCH_AXES)
@@ -152,7 +153,7 @@ def decay_kernel(
     reasons = decay_logits.unservable((*part[:2], R), dtype, (R, part[-1]))
     if _passed_over("decay_logits", reasons):
         return None
-    if set(axis_sizes().values()) == {1}:
+    if is_whole():
         return decay_logits.decay_logits
     return jax.shard_map(
         decay_logits.decay_logits,
@@ -183,7 +184,7 @@ def head_norm_kernel(
     def norm(x, gate, scale, bias):
         return head_norm.gated_head_norm(x, gate, scale, bias, heads // parts, eps)
 
-    if set(axis_sizes().values()) == {1}:
+    if is_whole():
         return norm
     tokens, weights = split_over(BATCH_AXES, None, TENSOR_AXIS), split_over(TENSOR_AXIS)
     return jax.shard_map(

@@ -13,11 +13,12 @@ from jaxtyping import Array, BFloat16, Float
 from rwkv_kernels.tpu import token_blocks
 from rwkv_kernels.tpu.ddlerp import Uses, backward
 from rwkv_kernels.tpu.lanes import LANES
-from rwkv_kernels.tpu.plan import too_old
+from rwkv_kernels.tpu.plan import LEAST_LIMIT, too_old, vmem_of
 from rwkv_kernels.tpu.token_blocks import as_they_lie
 
-# Weights and their gradient are in fast memory whole: with 11,520 channels they did not fit.
-_MOST_CHANNELS = 8192
+# Channels of all uses. Weights and their gradient are in fast memory whole: five uses of 11,520 did
+# not fit, nor twelve of 1,024 where there are 16 MiB in all (v4).
+_MOST_CHANNELS, _MOST_OF_SMALL = 5 * 8192, 5 * 2048
 
 
 def ddlerp(
@@ -41,10 +42,11 @@ def unservable(
     reasons = too_old(device_kind)
     if dtype != jnp.bfloat16:
         reasons += (f"it computes in bfloat16, and x, xx and z together are {dtype}",)
-    if D % LANES or D > _MOST_CHANNELS or not A * R or LANES % R:
+    most = _MOST_CHANNELS if vmem_of(device_kind) > LEAST_LIMIT else _MOST_OF_SMALL
+    if D % LANES or most < A * D or not A * R or LANES % R:
         reasons += (
-            f"D = {D} and {A} uses of rank {R}, but it takes multiples of {LANES} up to "
-            f"{_MOST_CHANNELS} and ranks that divide {LANES}",
+            f"D = {D} and {A} uses of rank {R}, but it takes multiples of {LANES}, {most} of all "
+            f"uses together, and ranks that divide {LANES}",
         )
     return reasons + token_blocks.unservable(shape)
 

@@ -1,4 +1,8 @@
-"""What can be set about the loader."""
+"""What can be set about the loader.
+
+The command line's help shows the comment above a field, and for a field without one that of the
+field before: each has its own.
+"""
 
 import bisect
 import math
@@ -13,9 +17,11 @@ class ColourConfig:
         ValueError: a value is out of range; the message names the field.
     """
 
-    # Largest change of the factor, which is drawn from [1 - x, 1 + x].
+    # Brightness: its factor is drawn from [1 - x, 1 + x].
     brightness: float = 0.0
+    # Contrast: its factor is drawn from [1 - x, 1 + x].
     contrast: float = 0.0
+    # Saturation: its factor is drawn from [1 - x, 1 + x].
     saturation: float = 0.0
     # Largest turn of the colour circle; 1 is a full circle.
     hue: float = 0.0
@@ -38,7 +44,7 @@ class MixturePart:
     """
 
     dataset: str  # a name of the catalog
-    split: str
+    split: str  # one of its splits
     # Its share of the pairs is weight / (sum of all weights) in every stretch of the stream, not
     # only on the average. Grain takes weights in hundredths of the smallest, rounded down.
     weight: float = 1.0
@@ -80,10 +86,13 @@ class LoaderConfig:
     # Kinds whose texts are lists set off by commas, such as tags: every other time half of a list
     # or more is drawn, in any order, so that no word stands beside the same others only.
     list_kinds: tuple[str, ...] = ()
-    # Random crop: share of the picture's area, and width / height.
+    # Random crop: least and largest share of the picture's area.
     crop_area: tuple[float, float] = (0.7, 1.0)
+    # Random crop: least and largest width / height.
     crop_ratio: tuple[float, float] = (0.8, 1.25)
+    # Probability that a picture is mirrored, left to right.
     flip_probability: float = 0.5
+    # How far the pictures' colours are changed.
     colour: ColourConfig = field(default_factory=ColourConfig)
     # Processes that decode; 0 decodes in a thread of the training process.
     workers: int = 0

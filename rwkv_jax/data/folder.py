@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rwkv_jax.data.columns import column_names
 from rwkv_jax.data.records import DatasetError, Record
 
 FILE_COLUMNS = ("file", "file_name", "filename", "image", "path")
@@ -47,9 +48,9 @@ class FolderSource:
           split: a name in the table's column `split`; "train" if it has none.
 
         Raises:
-          DatasetError: there is no folder, not exactly one table, no column of files or of texts,
-            a row that cannot be read, a picture that is missing or outside the folder, or no such
-            split.
+          DatasetError: there is no folder, not exactly one table, no column of files or of texts, a
+            column without a name, two of one name, a row that cannot be read, a picture that is
+            missing or outside the folder, or no such split.
         """
         self._folder = Path(path).expanduser()
         self.name = f"folder:{path}/{split}"
@@ -161,6 +162,7 @@ def _read_table(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         yield line, row
                 return
             reader = csv.DictReader(file, delimiter=_DELIMITERS[table.suffix.lower()], strict=True)
+            reader.fieldnames = column_names(reader.fieldnames or (), table)
             for row in reader:
                 line = reader.line_num
                 if None in row or None in row.values():

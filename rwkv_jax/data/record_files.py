@@ -34,6 +34,10 @@ SCHEMA_VERSION = 1
 # One record a group, so that reading one decodes one; pictures are compressed already.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 _MAX_OPEN_SHARDS = 512
+# What is read of a manifest and of its shards; the rest is for people and for `convert`.
+_MANIFEST = {"text_kinds": list, "class_names": dict, "content_hash": str, "shards": list}
+_SHARD = {"file": str, "records": int, "content_hash": str}
+_AGAIN = "delete the manifest and convert the dataset again"
 
 
 def encode_record(
@@ -89,11 +93,6 @@ class RecordFilesSource:
         self._remote = "://" in path
         self.name = f"records:{path}/{split}"
         manifest = self._read_manifest(split)
-        if manifest.get("schema") != SCHEMA_VERSION:
-            raise DatasetError(
-                f"{self.name} is of schema {manifest.get('schema')!r}, this version reads"
-                f" {SCHEMA_VERSION}: convert the dataset again"
-            )
         self.text_kinds = tuple(manifest["text_kinds"])
         self.class_names = {label: tuple(names) for label, names in manifest["class_names"].items()}
         self.content_hash = manifest["content_hash"]
@@ -161,7 +160,7 @@ class RecordFilesSource:
         url = f"{self._path}/{manifest_name(split)}"
         try:
             with fsspec.open(url, "rb") as file:
-                return json.load(file)
+                text = file.read()
         except FileNotFoundError:
             raise DatasetError(
                 f"{self._path} has no split {split!r}: there is no {url}. It is written by"
@@ -171,6 +170,21 @@ class RecordFilesSource:
             raise DatasetError(f"{url} cannot be opened: {error}") from error
         except (OSError, ValueError) as error:
             raise DatasetError(f"{url} cannot be read: {error}") from error
+        try:
+            manifest = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{url} is damaged ({error}): {_AGAIN}") from error
+        # The version first: another one may have other fields.
+        _check_fields(manifest, {}, url)
+        if manifest.get("schema") != SCHEMA_VERSION:
+            raise DatasetError(
+                f"{self.name} is of schema {manifest.get('schema')!r}, this version reads"
+                f" {SCHEMA_VERSION}: convert the dataset again"
+            )
+        _check_fields(manifest, _MANIFEST, url)
+        for number, shard in enumerate(manifest["shards"]):
+            _check_fields(shard, _SHARD, f"{url}, shard {number},")
+        return manifest
 
     def _local(self, shard: int) -> Path:
         """The shard's file on this machine."""
@@ -196,3 +210,15 @@ class RecordFilesSource:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
         return kept
+
+
+def _check_fields(found: Any, expected: Mapping[str, type], where: str) -> None:
+    """Raises DatasetError."""
+    if not isinstance(found, dict):
+        raise DatasetError(f"{where} is damaged: it is {found!r:.80} and no object; {_AGAIN}")
+    for name, kind in expected.items():
+        if not isinstance(found.get(name), kind):
+            raise DatasetError(
+                f"{where} is damaged: its {name!r} is {found.get(name)!r:.80} and no"
+                f" {kind.__name__}; {_AGAIN}"
+            )

@@ -13,6 +13,7 @@ _REMAT_OF_BOOL = {False: "none", True: "block"}  # as configurations said it bef
 CLIP_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP (arXiv 2103.00020), section 2.5
 SIGLIP_LOGIT_SCALE = math.log(10.0)  # SigLIP (arXiv 2303.15343), section 3.2
 SIGLIP_LOGIT_BIAS = -10.0  # likewise: nearly all pairs are wrong ones
+_MOST_LOGIT_SCALE = 20.0  # far beyond ln 100, where CLIP clips it; exp of 88 is infinite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,11 @@ class ClipConfig:
             raise ValueError(
                 "ClipConfig.image.width and ClipConfig.text.width must agree (the features share"
                 f" one space), got {self.image.width} and {self.text.width}"
+            )
+        if not abs(self.logit_scale) <= _MOST_LOGIT_SCALE:  # nor a NaN
+            raise ValueError(
+                f"ClipConfig.logit_scale = {self.logit_scale}: it is a logarithm, within"
+                f" {_MOST_LOGIT_SCALE:g} of 0 (CLIP begins with {CLIP_LOGIT_SCALE:.4f})"
             )
 
     def to_dict(self) -> dict[str, Any]:

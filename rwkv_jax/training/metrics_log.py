@@ -88,10 +88,12 @@ class MetricsLog:
         if not self._path.exists():
             return past
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
+                continue
+            if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
                 continue
             of_training = "run/wall_seconds" in row
             if of_training:  # also of lines that are dropped: their time was spent

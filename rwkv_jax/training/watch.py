@@ -23,7 +23,6 @@ class _Step(NamedTuple):
     number: int
     metrics: Metrics
     keys: list[str]
-    waited: float
     skipped_share: float
 
 
@@ -46,6 +45,7 @@ class Watch:
         self._pending: _Step | None = None
         self.last_saved: int | None = None
         self._since = time.monotonic()
+        self._waited = 0.0  # since then
 
     def step(
         self,
@@ -62,9 +62,10 @@ class Watch:
             waited: seconds that the loop waited for the batch.
             loader_state: the loader's state behind the batch; says how many records were skipped.
         """
+        self._waited += waited  # before the step that is looked at now is seen to be done
         self.flush()
         skipped = SkippedRecords.from_dict(loader_state["skipped"]).total
-        self._pending = _Step(number, metrics, keys, waited, skipped / loader_state["seen"])
+        self._pending = _Step(number, metrics, keys, skipped / loader_state["seen"])
 
     def flush(self) -> None:
         """Looks at the last step noted.
@@ -82,8 +83,8 @@ class Watch:
         # A kind of text that the batch has not has no loss.
         values = {name: value for name, value in values.items() if not math.isnan(value)}
         now = time.monotonic()
-        self._meter.step(now - self._since, seen.waited)
-        self._since = now
+        self._meter.step(now - self._since, self._waited)
+        self._since, self._waited = now, 0.0
         if seen.number % self._log_every == 0:
             values |= self._meter.values(time.time())
             values |= {"train/skipped_share": seen.skipped_share, **device_memory()}
@@ -106,17 +107,17 @@ class Watch:
         self._since += time.monotonic() - began
 
     def _explain(self, name: str, value: float, seen: _Step) -> str:
-        good = (
-            "no checkpoint was saved yet"
-            if self.last_saved is None
-            else f"the last good checkpoint is {self._checkpoints / str(self.last_saved)}"
-        )
+        good, again = "no checkpoint was saved yet", ""
+        if self.last_saved is not None:
+            checkpoint = self._checkpoints / str(self.last_saved)
+            good = f"the last good checkpoint is {checkpoint}"
+            again = f", with --start-from {checkpoint} if from its parameters"
         shown = ", ".join(str(key) for key in seen.keys[:8])
         more = f" and {len(seen.keys) - 8} more" if len(seen.keys) > 8 else ""
         return (
             f"{name} is {value} at step {seen.number}; the batch's keys are {shown}{more}; {good}."
-            " Lower optimizer.peak_learning_rate or look at those records, then start again with"
-            " the same --workdir: training goes on from that checkpoint"
+            " Lower optimizer.peak_learning_rate or look at those records, then begin anew in"
+            f" another --workdir{again}"
         )
 
 

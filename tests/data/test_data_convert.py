@@ -320,6 +320,7 @@ def test_killed_at_any_time_it_finishes_with_the_same_files(tmp_path):
         (["a.tar", "--texts", "raw"], "--texts raw: write NAME=VALUE"),
         (["a.tar", "--side", "raw=none.csv"], "There is no side file none.csv (of 'raw')"),
         (["a.tar", "--distance", "40"], "distance = 40 of 64 bits"),
+        (["a.tar", "--processes", "0"], "processes = 0, but it must be 1 or more"),
         (["a.tar", "--split", "../x"], "split = '../x'"),
         (["tfds:nothing"], "'nothing' is not prepared in data"),
     ],
@@ -332,6 +333,87 @@ def test_what_cannot_be_converted_is_said_in_a_sentence(
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
     assert says in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+def sentence(capsys):
+    """What a failed command says, which is one line behind the progress bars."""
+    says = capsys.readouterr().err.rpartition("error: ")[2]
+    assert says.count("\n") == 1
+    return says
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_no_record_is_an_error_that_does_not_stand_in_the_way_of_another_try(
+    tmp_path, capsys, form
+):
+    write_tars(tmp_path / "tars", tars=1, samples=13)
+    (tmp_path / "tars" / "cut.tar").write_bytes(b"no tar at all" * 100)
+    rows = {"id": ["0", "1"], "jpg": [jpeg(0), jpeg(1)], "synthetic": ["a", "b"], "txt": ["c", "d"]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    source = {"tar": tmp_path / "tars", "parquet": tmp_path / "t.parquet"}[form]
+    command = [str(source), "--out", str(tmp_path / "out"), "--texts"]
+    assert main([*command, "raw=captoin"]) == 1
+    says = sentence(capsys)
+    if form == "tar":
+        expected = "0 records of 13 samples, so nothing is written (13 no text (000000000: "
+        assert "; 1 damaged archives (cut.tar: ReadError" in says
+    else:
+        expected = "0 records of 2 samples, so nothing is written (2 no text (0: "
+    assert says.startswith(f"{expected}nothing in captoin; it has the fields [")
+    assert all(name in says for name in ("'synthetic'", "'txt'"))
+    assert list((tmp_path / "out").iterdir()) == []
+    assert main([*command, "raw=txt"]) == 0
+
+
+def test_a_folder_whose_texts_stand_in_a_table_is_named_as_the_dataset_that_it_is(tmp_path, capsys):
+    pets = tmp_path / "pets"
+    pets.mkdir()
+    (pets / "dog.jpg").write_bytes(jpeg(0))
+    command = ["--out", str(tmp_path / "out")]
+    assert main([str(pets), *command]) == 1
+    assert "folder:" not in sentence(capsys)
+    (pets / "texts.jsonl").write_text('{"file": "dog.jpg", "caption": "a dog"}\n')
+    assert main([f"{pets}/", *command]) == 1
+    says = sentence(capsys)
+    assert "(1 no text (dog.jpg: no field is known to hold texts; it has the fields" in says
+    assert f"with folder:{pets} as source" in says
+    assert main([f"folder:{pets}", *command]) == 0
+
+
+@pytest.mark.parametrize("damage", ["{garbage", "\udcff", "[1]"])
+def test_a_damaged_manifest_or_plan_is_named(tmp_path, capsys, damage):
+    tars, out = write_tars(tmp_path / "tars", tars=1, samples=1), tmp_path / "out"
+    command = [str(tars), "--out", str(out)]
+    for file, remedy in (
+        (out / "train.manifest.json", "delete it and start again"),
+        (out / ".work-train" / "plan.json", f"delete the folder {out / '.work-train'} and start"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(damage.encode("utf-8", "surrogateescape"))
+        assert main(command) == 1
+        says = sentence(capsys)
+        assert f"{file} is damaged (" in says
+        assert remedy in says
+        file.unlink()
+    assert main(command) == 0
+    (out / "train.manifest.json").write_text('{"schema": 1}')
+    assert main(command) == 1
+    assert "holds another conversion of the split 'train': delete its" in sentence(capsys)
+
+
+def test_the_names_of_a_tables_columns(tmp_path, capsys):
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    table, out = tmp_path / "t.csv", tmp_path / "out"
+    for header, says in (
+        (",file,caption", f"column 1 of {table} has no name"),
+        ("file,caption,caption ", f"columns 2 and 3 of {table} are both named 'caption'"),
+    ):
+        table.write_text(f"{header}\n0,0.jpg,a cat\n")
+        assert main([str(table), "--out", str(out)]) == 1
+        assert says in sentence(capsys)
+    table.write_text("file, caption\n0.jpg,a cat\n")
+    assert main([str(table), "--out", str(out)]) == 0
+    assert next(iter(records(out).values()))["texts"] == {"caption": ("a cat",)}
 
 
 @pytest.mark.parametrize(

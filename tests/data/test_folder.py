@@ -97,9 +97,20 @@ def test_the_hash_changes_with_table_and_pictures(folder):
     assert len({first, second, open_folder(folder).content_hash}) == 3
 
 
+def test_spaces_around_a_columns_name_are_no_part_of_it(folder):
+    (folder / "texts.csv").write_text("file , caption, concept\ndog.png,a dog,dog\n")
+    source = open_folder(folder)
+    assert source.text_kinds == ("caption",)
+    assert source.class_names == {"concept": ("dog",)}
+    assert source[0]["key"] == "dog.png"
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        (",file,text\n0,dog.png,a dog\n", r"^column 1 of .*texts\.csv has no name: name it, or"),
+        ("file, ,text\ndog.png,0,a dog\n", r"^column 2 of .*texts\.csv has no name"),
+        ("file,text,alt, text\ndog.png,a,b,c\n", r"^columns 2 and 4 of .* are both named 'text'"),
         ("name,text\ndog.png,a dog\n", r"no column that names the pictures \(file, .* name, text"),
         ("file,concept\ndog.png,dog\n", r"no column of texts; its columns are file, concept"),
         ("", r"has no rows"),

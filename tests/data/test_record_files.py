@@ -91,6 +91,28 @@ def test_what_is_missing_or_of_another_version_is_named(tmp_path):
         open_dataset("records:nowhere://x", "train", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{garbage", r"is damaged \(Expecting property name"),
+        ("\udcff", r"is damaged \('utf-8' codec can't decode"),
+        ("[1]", r"is damaged: it is \[1\] and no object"),
+        ('{"schema": 1}', "is damaged: its 'text_kinds' is None and no list"),
+        (
+            '{"schema": 1, "text_kinds": [], "class_names": {}, "content_hash": "", '
+            '"shards": [{}]}',
+            "shard 0, is damaged: its 'file' is None and no str",
+        ),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, text, says):
+    (tmp_path / "train.manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(
+        DatasetError, match=rf"/train\.manifest\.json.* {says}.*convert the dataset"
+    ):
+        open_dataset(f"records:{tmp_path}", "train", "")
+
+
 def test_a_damaged_shard_costs_its_records_only(tmp_path):
     write(tmp_path)
     damaged = tmp_path / "train-00000.arrayrecord"

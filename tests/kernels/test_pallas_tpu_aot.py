@@ -124,6 +124,8 @@ def _slow(*case):
         _slow("v6e:2x2", bi_wkv6, (256, 77, 10, 64), jnp.float32),
         _slow("v5p:2x2x1", bi_wkv6, (256, 196, 8, 80), jnp.float32),
         _slow("v5e:2x2", bi_wkv6, (8, 49, 32, 4), jnp.float32),
+        _slow("v5e:2x2", bi_wkv6, (8, 32, 32, 8), jnp.float32),
+        _slow("v6e:2x2", bi_wkv6, (8, 64, 16, 16), jnp.float32),
         _slow("v5e:2x2", bi_wkv6, (8, 64, 32, 8), jnp.bfloat16),
         _slow("v4:2x2x1", _causal, (4, 512, 4, 64), jnp.float32),
         _slow("v4:2x2x1", bi_wkv6, (16, 49, 4, 64), jnp.bfloat16),

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rwkv_jax.chips import CHIPS, V5E, chip_of
+from rwkv_jax.data.skipped import SkippedRecords
+from rwkv_jax.training import watch
 from rwkv_jax.training.meter import Meter, Past, Work, percentile
 from rwkv_jax.training.metrics_log import MetricsLog
 
@@ -62,7 +65,8 @@ def test_goodput_survives_a_restart_and_pays_for_lost_steps(tmp_path: Path):
         for step, wall, use in ((10, 40.0, 30.0), (20, 70.0, 60.0))
     ]
     log = tmp_path / "metrics.jsonl"
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3')
+    damaged = b'5\n{"time": 1}\n\xff\n{"step": 3'
+    log.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode() + damaged)
     opened = MetricsLog(tmp_path, first_step=10, total_steps=30)
     opened.close()
     assert opened.past == Past(started=1000.0, useful_seconds=30.0)
@@ -76,3 +80,29 @@ def test_chips_by_the_names_that_jax_gives():
         assert chip.source
         # FLOPs a byte of memory lie in the hundreds for all of them: a misplaced power would not
         assert 100 < chip.flops / chip.memory_bandwidth < 650, chip
+
+
+def test_a_step_waits_for_the_batch_behind_it(monkeypatch: pytest.MonkeyPatch):
+    """Its end is seen when the next batch is there: that one's wait lies in its time, not its own.
+
+    Batches are waited for 5, 9 and 1 seconds; a step takes 1 second more.
+    """
+    clock, written = [0.0], []
+    monkeypatch.setattr(watch.time, "monotonic", lambda: clock[0])
+    log = SimpleNamespace(
+        past=Past(0.0), write=lambda step, values: written.append(values), show=lambda *_: None
+    )
+    of_step = {"train/loss": 1.0, "train/gradient_norm": 1.0}
+    watched = watch.Watch(
+        log, log_every=1, work=Work(images=8, flops=1.0, devices=1, chip=None), checkpoints=Path()
+    )
+    loader_state = {"seen": 8, "skipped": SkippedRecords().to_dict()}
+    for number, waited in enumerate((5.0, 9.0, 1.0), 1):
+        clock[0] += waited + 1.0
+        watched.step(number, of_step, [], waited, loader_state)
+    clock[0] += 1.0
+    watched.flush()
+    shares = [values["train/data_wait_share"] for values in written]
+    # The first from the start: 5 + 9 of 16 seconds; the second the third's 1 of 2; the last none.
+    assert shares == pytest.approx([14 / 16, 1 / 2, 0.0])
+    assert [values["run/useful_seconds"] for values in written] == pytest.approx([0.0, 1.0, 2.0])

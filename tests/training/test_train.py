@@ -1,5 +1,6 @@
 """train.py as a person runs it: to the end, killed, stopped, on many devices, with bad input."""
 
+import contextlib
 import json
 import shutil
 import signal
@@ -166,6 +167,53 @@ def test_a_changed_configuration_is_refused_and_nothing_is_touched(
     assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
 
 
+def test_weights_and_a_run_that_lost_its_configuration_are_not_overwritten(
+    finished: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    (workdir / "config.json").unlink()
+    before = (workdir / "model.json").read_bytes()
+    said = refused(
+        train_command(pictures, workdir, "--model.image.depth", "3"), monkeypatch, capsys
+    )
+    assert "holds model.json, but no config.json of a run" in said
+    assert (workdir / "model.json").read_bytes() == before
+
+
+def test_other_pictures_than_the_run_began_with_are_named(
+    finished: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    others = shutil.copytree(pictures, tmp_path / "pictures")
+    config = workdir / "config.json"
+    config.write_text(config.read_text().replace(str(pictures), str(others)))
+    said = refused(train_command(others, workdir), monkeypatch, capsys)
+    assert f"folder:{others}: the loader's saved state has " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workdir", ""), "names no folder"),
+        (("--workdir", str(TINY)), "is a file: name a folder"),
+        (("--workdir", "x", "--dry_run"), "give either --workdir RUN, or --dry_run"),
+    ],
+)
+def test_what_is_no_workdir(arguments, message, monkeypatch: pytest.MonkeyPatch, capsys):
+    command = [sys.executable, "train.py", "--config", str(TINY), *arguments]
+    assert message in refused(command, monkeypatch, capsys)
+
+
+def test_help_names_every_flag(monkeypatch: pytest.MonkeyPatch, capsys):
+    for arguments in (["--help"], ["--config", str(TINY), "--help"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        with contextlib.suppress(SystemExit):
+            train.main()
+        shown = capsys.readouterr().out
+        assert {"--workdir", "--dry_run", "--coordinator"} <= set(shown.split())
+        assert ("--model.image.depth" in shown) == (len(arguments) > 1)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, tmp_path: Path):
     workdir = tmp_path / "run"
     overrides = ("--optimizer.peak-learning-rate", "1e30", "--optimizer.weight-decay", "1e9")
@@ -175,7 +223,10 @@ def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, tmp_path: Path):
     assert "at step" in done.stderr
     assert "square" in done.stderr or ".png" in done.stderr  # the batch's keys
     last = whole_steps(workdir)[-1]
-    assert f"the last good checkpoint is {workdir / 'checkpoints' / str(last)}" in done.stderr
+    good = workdir / "checkpoints" / str(last)
+    assert f"the last good checkpoint is {good}" in done.stderr
+    # A changed rate is another run: what is advised must not be refused.
+    assert f"begin anew in another --workdir, with --start-from {good}" in done.stderr
     chex.assert_tree_all_finite(load_weights(workdir).params)
 
 
@@ -188,6 +239,9 @@ def test_a_loss_that_is_no_number_stops_the_run(pictures: Path, tmp_path: Path):
         (("--config", "configs/absent.py"), "configs/absent.py does not exist"),
         (("--no-such-field", "1"), "--no-such-field"),
         (("--optimizer.beta2", "1.5"), "optimizer.beta2 = 1.5"),
+        (("--model.text.vocab-size", "100"), "model.text.vocab_size = 100"),
+        (("--model.logit-scale", "nan"), "logit_scale = nan"),
+        (("--kernels", "some"), "--kernels"),
     ],
 )
 def test_bad_input_is_one_sentence(

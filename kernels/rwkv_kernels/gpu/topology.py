@@ -62,7 +62,10 @@ def mesh(axis: str = "data") -> jax.sharding.Mesh:
       ValueError: no CUDA plugin.
     """
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-    toolkit = importlib.util.find_spec("nvidia.cu13")
+    try:
+        toolkit = importlib.util.find_spec("nvidia.cu13")
+    except ModuleNotFoundError:  # of what it lies in
+        toolkit = None
     if toolkit is not None and toolkit.submodule_search_locations:
         binaries = str(Path(next(iter(toolkit.submodule_search_locations))) / "bin")
         if binaries not in os.environ["PATH"].split(os.pathsep):

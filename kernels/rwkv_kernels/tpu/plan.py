@@ -89,7 +89,7 @@ class Plan:
         scores = len(lanes.groups) * lanes.tile * LANES * 4
         blocks = sum(len(lanes.group_blocks(group)) for group in lanes.groups)
         operands = blocks * LANES * LANES * (2 if short else 4)
-        return max(arrays, 12 * (scores + operands))
+        return max(arrays, (12 if short else 36) * (scores + operands))
 
 
 def vmem_of(device_kind: str) -> int:

@@ -70,12 +70,12 @@ def decay_gradient(lanes: Lanes, state, dstate) -> Float[Array, "1 C"]:
 
 def mask(lanes: Lanes) -> Float[Array, "P 128 128"]:
     """1 where a value channel and a key channel belong to one head."""
-    channel = jnp.arange(lanes.channels).reshape(-1, LANES)  # [C] -> [blocks, 128]
+    channel = np.arange(lanes.channels).reshape(-1, LANES)  # [C] -> [blocks, 128]
     head = channel // lanes.head_size
-    value, key = (np.array(x) for x in zip(*lanes.state_blocks, strict=True))
+    value, key = np.array(lanes.state_blocks).T
     same = head[value][:, :, None] == head[key][:, None, :]
     some = channel[value][:, :, None] < lanes.heads * lanes.head_size
-    return (same & some).astype(jnp.float32)
+    return jnp.asarray(same & some, jnp.float32)
 
 
 def from_heads(lanes: Lanes, state: Float[Array, "B H N N"]) -> Float[Array, "B P 128 128"]:

@@ -128,10 +128,12 @@ def read_parquet(unit: Unit, options: Options, notes: Counter[str]) -> Iterator[
 
 
 def parquet_columns(names: list[str], options: Options) -> list[str] | None:
-    """The columns to read; None for all, where the command does not say which hold texts."""
-    if not options.texts:
-        return None
+    """The columns to read; None for all, where the command does not say which hold texts, or none
+    of those is there: what is said then names the columns that are.
+    """
     wanted = {name for found in options.texts.values() for name in found}
+    if not wanted.intersection(names):
+        return None
     wanted |= {*options.labels.values(), options.image, options.key, *IMAGE_FIELDS, *KEY_FIELDS}
     return [name for name in names if name in wanted]
 

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from rwkv_jax.data.convert import extra
 from rwkv_jax.data.convert.engines import convert_here, convert_on_ray
 from rwkv_jax.data.convert.finish import finish
+from rwkv_jax.data.convert.nothing import why_nothing
 from rwkv_jax.data.convert.options import Options, Unit
 from rwkv_jax.data.convert.plan import fingerprint, plan_units
-from rwkv_jax.data.convert.texts import build_side_texts
+from rwkv_jax.data.convert.texts import build_side_texts, json_object
 from rwkv_jax.data.convert.unit import report_file, side_file
 from rwkv_jax.data.record_files import manifest_name
 from rwkv_jax.data.records import DatasetError
@@ -41,10 +42,12 @@ def convert(
         ray: the address of a Ray cluster, which then does the work instead.
 
     Raises:
-        DatasetError: a source is not as it should be, `out` holds another conversion, or what it
-            takes is not installed.
+        DatasetError: a source is not as it should be or gives not one record, `out` holds another
+            conversion, or what it takes is not installed.
         ConversionError: a unit could not be written.
     """
+    if processes < 1:
+        raise DatasetError(f"processes = {processes}, but it must be 1 or more")
     if options.duplicates == "perceptual":
         extra.require("imagehash", "--duplicates perceptual")
     out = Path(out)
@@ -57,9 +60,9 @@ def convert(
             build_side_texts(kind, Path(table), side_file(work, kind))
         units = plan_units(sources, options, work)
         plan = fingerprint(units, options)
-        manifest = _read(out / manifest_name(options.split))
+        manifest = _read(out / manifest_name(options.split), "delete it")
         if manifest is None:
-            begun = _read(work / "plan.json")
+            begun = _read(work / "plan.json", f"delete the folder {work}")
             if begun not in (None, plan):
                 raise DatasetError(
                     f"{work} holds a conversion that began with other sources or settings: start"
@@ -68,10 +71,14 @@ def convert(
             write_atomically(work / "plan.json", json.dumps(plan, sort_keys=True))
             _convert_units(units, options, work, processes, ray)
             reports = [json.loads(report_file(work, u.index).read_text("utf-8")) for u in units]
+            nothing = why_nothing(units, reports)
+            if nothing:
+                shutil.rmtree(work)  # its plan would refuse the corrected command
+                raise DatasetError(nothing)
             with tqdm(total=len(units), desc="shards into place", unit="shard") as bar:
                 manifest = finish(reports, plan, options, work, out, bar.update)
         shutil.rmtree(work)
-    if manifest["plan"] != plan:
+    if manifest.get("plan") != plan:
         raise DatasetError(
             f"{out} holds another conversion of the split {options.split!r}: delete its"
             f" {manifest_name(options.split)} and shards, or give another --out or --split"
@@ -109,11 +116,15 @@ def _convert_units(
             bar.update()
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, remedy: str) -> dict[str, Any] | None:
+    """A file of this package's; None where there is none. Raises DatasetError: it is damaged."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json_object(path.read_bytes())
     except FileNotFoundError:
         return None
+    if isinstance(found, str):
+        raise DatasetError(f"{path} is damaged ({found}): {remedy} and start again")
+    return found
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rwkv_jax.data.columns import column_names
 from rwkv_jax.data.convert import extra
 from rwkv_jax.data.convert.options import Options, Rejected
 from rwkv_jax.data.records import DatasetError
@@ -56,8 +57,9 @@ def texts_of(
         texts[kind] = texts.get(kind, ()) + tuple(_clean(table.find(key), notes))
     texts = {kind: tuple(dict.fromkeys(found)) for kind, found in texts.items() if found}
     if not texts:
-        looked = ", ".join([*named, *side])
-        missing = f"none of {looked}" if looked else "no field is known to hold texts"
+        tried = dict.fromkeys(name for names in named.values() for name in names)
+        looked = ", ".join([*tried, *(f"the side file of {kind}" for kind in side)])
+        missing = f"nothing in {looked}" if looked else "no field is known to hold texts"
         raise Rejected("no text", f"{missing}; it has the fields {sorted(fields)[:20]}")
     for kind, found in texts.items():
         notes[f"texts of {kind}"] += len(found)
@@ -161,7 +163,12 @@ TABLE_SUFFIXES = (*_DELIMITERS, ".jsonl", ".ndjson")
 
 
 def table_rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers and rows of a table, or what is wrong with a row."""
+    """Line numbers and rows of a table, or what is wrong with a row.
+
+    Raises:
+        DatasetError: the header of a .csv or .tsv cannot be read, or has an empty or a repeated
+            name.
+    """
     if table.suffix.lower() == ".parquet":
         extra.require("pyarrow", str(table))
         import pyarrow.parquet
@@ -182,6 +189,10 @@ def table_rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                     yield number, json_object(line)
             return
         reader = csv.DictReader(file, delimiter=_DELIMITERS[table.suffix.lower()])
+        try:
+            reader.fieldnames = column_names(reader.fieldnames or (), table)
+        except csv.Error as error:
+            raise DatasetError(f"{table}, line 1: {error}") from error
         while True:
             try:
                 row = next(reader)
