@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from flax import nnx
 
 import rwkv_jax
 from rwkv_jax.config import ConfigError, load_config
+from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.evaluation.catalog.entry import MODES
 from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.config import EvalConfig
@@ -31,6 +33,7 @@ from rwkv_jax.evaluation.suite.protocol import SWITCHES, Protocol
 from rwkv_jax.evaluation.suite.run import SuiteResults, run_suite
 from rwkv_jax.evaluation.suite.tasks import Task, tasks_of
 from rwkv_jax.evaluation.suite.write import write_suite
+from rwkv_jax.files import disk_error
 from rwkv_jax.host_memory import keep_freed_memory
 from rwkv_jax.models.params import params_to_dict
 from rwkv_jax.precision import compute_dtype
@@ -51,11 +54,12 @@ def find_run(checkpoint: Path) -> Path | None:
     return None
 
 
-def default_out(checkpoint: Path, run: Path | None) -> Path:
-    """Beside the weights; an older step's results do not take the place of the run's."""
+def default_out(checkpoint: Path, run: Path | None, config: Path | None) -> Path:
+    """Beside the weights; an older step's, or another config's, do not take the run's place."""
+    other = "" if config is None else f"_{config.stem}"
     if run is not None and checkpoint.resolve() != run:
-        return run / f"results_{checkpoint.name}.json"
-    return checkpoint / "results.json"
+        return run / f"results_{checkpoint.resolve().name}{other}.json"
+    return checkpoint / f"results{other}.json"
 
 
 def choose_config(config: Path | None, run: Path | None) -> tuple[EvalConfig, str, str]:
@@ -109,7 +113,10 @@ def measure_suite(
     dtype: jnp.dtype,
     folder: Path,
 ) -> SuiteResults:
-    """Measures tasks on all devices of this process, and writes FOLDER's files."""
+    """Measures tasks on all devices of this process, shows them, and writes FOLDER's files.
+
+    Where nothing was measured, FOLDER keeps the files it has.
+    """
     params = params_to_dict(nnx.state(restored.model))
     mesh = make_mesh(MeshConfig(), jax.local_devices())
     batch_size = math.ceil(config.batch_size / mesh.size) * mesh.size
@@ -143,29 +150,43 @@ def measure_suite(
         ledger=Ledger(folder, basis),
         cache=ClassCache(folder / "class_features", json.dumps(basis)),
     )
-    write_suite(
-        folder,
-        results,
-        name=name if restored.step is None else f"{name}, step {restored.step}",
-        checkpoint=checkpoint,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
-        precision=dtype.name,
-        versions=versions(),
-    )
+    show_suite(results)
+    if not results.measured:
+        print(f"nothing was measured: {folder} is left as it is")
+        return results
+    try:
+        write_suite(
+            folder,
+            results,
+            name=name if restored.step is None else f"{name}, step {restored.step}",
+            checkpoint=checkpoint,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+            precision=dtype.name,
+            versions=versions(),
+        )
+    except OSError as error:
+        refuse(disk_error(error))
+    print(f"tables: {folder / 'tables.html'}, {folder / 'tables.md'}")
     return results
 
 
-def show_suite(results: SuiteResults, folder: Path) -> None:
-    """Prints what was found; ends the process with 1 where a task failed, 2 where nothing was."""
+def show_suite(results: SuiteResults) -> None:
+    """Prints what was found."""
     for name, each in results.measured.items():
         done = "  (finished before)" if name in results.reused else ""
-        print(f"{name:30} {each.metric:18} {each.value:6.1%}  chance {each.chance:6.1%}{done}")
+        print(
+            f"{name:30} {each.metric:18} {each.value:6.1%}  chance {each.chance:6.1%}{done}",
+            flush=True,
+        )
     for title, problems in (("missing", results.missing), ("failed", results.failed)):
         for name, why in problems.items():
-            print(f"{title}: {name}: {why}")
-    print(f"tables: {folder / 'tables.html'}, {folder / 'tables.md'}")
-    if results.failed or not results.measured:
-        sys.exit(1 if results.failed else 2)
+            print(f"{title}: {name}: {why}", flush=True)
+
+
+def refuse(why: str) -> typing.NoReturn:
+    """Ends the process with 2."""
+    print(f"eval.py: {why}", file=sys.stderr)
+    sys.exit(2)
 
 
 def main() -> None:
@@ -180,7 +201,8 @@ def main() -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="default: CHECKPOINT/results.json or RUN/results_STEP.json;"
+        help="default: CHECKPOINT/results.json or RUN/results_STEP.json, with --config"
+        " results_CONFIG.json or results_STEP_CONFIG.json there;"
         " with --suite a folder, CHECKPOINT/suite or RUN/suite_STEP",
     )
     parser.add_argument(
@@ -213,12 +235,28 @@ def main() -> None:
     if not arguments.suite and arguments.out and arguments.out.suffix != ".json":
         parser.error(f"--out {arguments.out}: must end in .json; the features go beside it as .npz")
     keep_freed_memory()
-    with using(arguments.kernels):
-        measure(arguments)
+    try:
+        with using(arguments.kernels):
+            measure(arguments)
+    except KeyboardInterrupt:
+        print("eval.py: stopped; what was finished is kept", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # 130 is what a shell expects after Ctrl-C. Threads that are still reading or computing can
+        # crash the interpreter on its usual way out.
+        os._exit(130)
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """What the command line asks for; a wrong wish ends the process with 2."""
+    """What the command line asks for.
+
+    A wrong wish ends the process with 2, as does a suite of which nothing was measured; one of
+    which a task failed ends it with 1.
+    """
+    if not arguments.checkpoint.is_dir():
+        refuse(
+            f"there is no folder {arguments.checkpoint}: --checkpoint takes a run,"
+            " RUN/checkpoints/STEP, or a weights folder"
+        )
     run = find_run(arguments.checkpoint.resolve())
     if arguments.suite:
         folder = arguments.out or suite_folder(arguments.checkpoint, run)
@@ -240,11 +278,13 @@ def measure(arguments: argparse.Namespace) -> None:
                 folder=folder,
             )
         except (ValueError, FileNotFoundError, NotADirectoryError) as error:
-            print(f"eval.py: {error}", file=sys.stderr)
-            sys.exit(2)
-        show_suite(results, folder)
+            refuse(str(error))
+        except OSError as error:
+            refuse(disk_error(error))
+        if results.failed or not results.measured:
+            sys.exit(1 if results.failed else 2)
         return
-    out = arguments.out or default_out(arguments.checkpoint, run)
+    out = arguments.out or default_out(arguments.checkpoint, run, arguments.config)
     try:
         # ------------------------------------------------------------ restore
         config, data_dir, precision = choose_config(arguments.config, run)
@@ -265,13 +305,19 @@ def measure(arguments: argparse.Namespace) -> None:
         weights = f"{params_sha256(jax.device_get(params))} {compute_dtype(precision)} {pooling}"
         cache = ClassCache(out.parent / "class_features", weights)
         evaluation = evaluate(embedder, config, data_dir, class_cache=cache)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (ValueError, FileNotFoundError, TooManySkippedError) as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(disk_error(error))
 
-    # ---------------------------------------------------------------- write, and show
-    write_results(out, evaluation, checkpoint=restored.source, step=restored.step, params=params)
-    print(evaluation.table())
+    # ---------------------------------------------------------------- show, then write
+    print(evaluation.table(), flush=True)  # a full disk does not take it away
+    try:
+        write_results(
+            out, evaluation, checkpoint=restored.source, step=restored.step, params=params
+        )
+    except OSError as error:
+        refuse(disk_error(error))
     print(f"results: {out}")
 
 

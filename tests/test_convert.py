@@ -158,20 +158,42 @@ def test_export_is_exact_and_says_so(tmp_path, capsys, converted):
     chex.assert_trees_all_equal(load_weights(tmp_path / "w").params, load_weights(converted).params)
 
 
-def test_command_line_errors_are_one_line(tmp_path):
+def refused(checkpoint, out, *before):
+    """The export's exit status, and the one line it says."""
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "rwkv_jax.convert", "export"),
-            *("--checkpoint", str(tmp_path / "none"), "--out", str(tmp_path / "out")),
+            *(*before, sys.executable, "-m", "rwkv_jax.convert", "export"),
+            *("--checkpoint", str(checkpoint), "--out", str(out)),
         ],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}", "JAX_PLATFORMS": "cpu", "PATH": ""},
+        env={
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+            "JAX_PLATFORMS": "cpu",
+            "PATH": "",
+            "PYTHONDONTWRITEBYTECODE": "1",  # files of limited size would be left cut off
+        },
     )
-    assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.strip().splitlines()) == 1
+    return result.returncode, result.stderr
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    assert refused(tmp_path / "none", tmp_path / "out")[0] == 1
+
+
+def test_a_disk_that_is_full_or_closed_is_one_line(tmp_path, converted):
+    full = ("/bin/sh", "-c", 'ulimit -f 20; exec "$@"', "sh")  # no file of more than 20 blocks
+    code, told = refused(converted, tmp_path / "out", *full)
+    assert code == 2
+    assert f"{tmp_path / 'out'} cannot be written" in told
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").touch()
+    code, told = refused(converted, tmp_path / "file" / "out")
+    assert code == 2
+    assert f"{tmp_path / 'file'} cannot be written" in told
 
 
 @pytest.mark.torch

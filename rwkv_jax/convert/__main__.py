@@ -6,7 +6,9 @@
 Either writes a new weights folder for `rwkv_jax.load`, and reads it back before it is shown.
 """
 
+import errno
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -17,7 +19,10 @@ import tyro
 from rwkv_jax.convert.torch_config import config_from_torch
 from rwkv_jax.convert.torch_files import open_tensors
 from rwkv_jax.convert.torch_layout import params_from_torch, pieces
-from rwkv_jax.models.params import Params, WhichParams, flat_params
+from rwkv_jax.files import disk_error
+from rwkv_jax.models import ClipConfig
+from rwkv_jax.models.params import ModelMismatchError, Params, WhichParams, flat_params
+from rwkv_jax.training.checkpoint import quiet_late_callbacks
 from rwkv_jax.weights import (
     WeightsError,
     load_weights,
@@ -42,7 +47,7 @@ def from_torch(weights: Path, config: Path, out: Path) -> None:
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
     with new_directory(out) as unfinished, open_tensors(weights) as tensors:
-        write_weights(unfinished, model, params_from_torch(model, tensors))
+        _write(unfinished, out, model, params_from_torch(model, tensors))
         restored = load_weights(unfinished).params
         flat = {path: np.asarray(leaf) for path, leaf in flat_params(restored).items()}
         # Each source tensor is read anew and compared with its own place in what was restored.
@@ -70,7 +75,7 @@ def export(checkpoint: Path, out: Path, params: WhichParams = "live") -> None:
     """
     with new_directory(out) as unfinished:
         source = load_weights(checkpoint, params)
-        write_weights(unfinished, source.config, source.params)
+        _write(unfinished, out, source.config, source.params)
         restored = load_weights(unfinished).params
         pairs = zip(jax.tree.leaves(source.params), jax.tree.leaves(restored), strict=True)
         difference = max(
@@ -79,6 +84,17 @@ def export(checkpoint: Path, out: Path, params: WhichParams = "live") -> None:
         if difference != 0.0:
             raise WeightsError(f"what was read back differs from {source.source} by {difference}")
     _report(out, restored, str(source.source), difference)
+
+
+def _write(unfinished: Path, out: Path, model: ClipConfig, params: Params) -> None:
+    try:
+        write_weights(unfinished, model, params)
+    except (ModelMismatchError, OSError):
+        raise
+    # Orbax has no error type of its own: a full disk arrives as what TensorStore raises.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise OSError(errno.EIO, reason, str(out)) from error
 
 
 def _report(out: Path, params: Params, source: str, difference: float) -> None:
@@ -93,6 +109,9 @@ def _report(out: Path, params: Params, source: str, difference: float) -> None:
 
 
 def main() -> None:
+    # Orbax logs a traceback of what it raises again, here as one sentence.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    quiet_late_callbacks()
     try:
         tyro.extras.subcommand_cli_from_dict(
             {"from-torch": from_torch, "export": export},
@@ -101,6 +120,9 @@ def main() -> None:
         )
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        print(f"error: {disk_error(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ One file for each (weights, prompts), named by their hash: FOLDER/<sha256>.npy. 
 damaged is made anew; nothing is unpickled.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -65,5 +66,6 @@ class ClassCache:
         features = compute()
         buffer = io.BytesIO()
         np.save(buffer, features)
-        write_bytes_atomically(path, buffer.getvalue())
+        with contextlib.suppress(OSError):  # a full disk costs time later, and no figure
+            write_bytes_atomically(path, buffer.getvalue())
         return features

@@ -23,7 +23,7 @@ from jaxtyping import Float32, Int
 from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.evaluation.features import EmbeddedSplit
 from rwkv_jax.evaluation.run import Evaluation
-from rwkv_jax.files import write_atomically
+from rwkv_jax.files import open_atomically, write_atomically
 from rwkv_jax.weights import params_sha256
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "opencv-python-headless")
@@ -68,6 +68,9 @@ def write_results(
       checkpoint: where the parameters came from.
       step: the training step they are of; None where that is not known.
       params: the parameters, to be hashed.
+
+    Raises:
+      OSError: a file cannot be written; it is named.
     """
     results = {
         "metrics": evaluation.metrics,
@@ -109,11 +112,8 @@ def _write_embeddings(path: Path, evaluation: Evaluation) -> None:
         split = evaluation.splits[dataset, name]
         arrays[f"pictures/{dataset}/{name}/features"] = split.features
         arrays[f"pictures/{dataset}/{name}/index"] = split.index
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
+    with open_atomically(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
 
 
 class Embeddings:

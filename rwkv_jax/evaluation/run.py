@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from rwkv_jax.data.catalog import open_dataset
+from rwkv_jax.data.records import DatasetError
 from rwkv_jax.evaluation.class_cache import ClassCache
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import Embedder
@@ -92,16 +93,26 @@ def check_datasets(config: EvalConfig, data_dir: str) -> None:
     """Opens every split that `config` asks for, so that a long run does not end at a missing one.
 
     Raises:
-      DatasetError: a dataset or split is unknown or not prepared.
+      DatasetError: a dataset or split is unknown or not prepared, or lacks a label.
     """
-    wanted = {(ask.dataset, ask.split) for ask in config.retrieval}
-    wanted |= {(task.dataset, task.split) for task in config.zero_shot}
+    wanted: dict[tuple[str, str], dict[str, str]] = {}  # (dataset, split) -> label -> who asks
+    for ask in config.retrieval:
+        wanted.setdefault((ask.dataset, ask.split), {})
+    for task in config.zero_shot:
+        wanted.setdefault((task.dataset, task.split), {})[task.label] = task.name
     for probe in config.linear_probe:
-        wanted |= {(probe.dataset, probe.train_split), (probe.dataset, probe.test_split)}
-        if probe.validation_split:
-            wanted.add((probe.dataset, probe.validation_split))
-    for dataset, split in sorted(wanted):
-        open_dataset(dataset, split, data_dir)
+        for name in (probe.train_split, probe.test_split, probe.validation_split):
+            if name is not None:
+                wanted.setdefault((probe.dataset, name), {})[probe.label] = probe.name
+    for (dataset, split), labels in sorted(wanted.items()):
+        source = open_dataset(dataset, split, data_dir)
+        for label, who in labels.items():
+            if label not in source.class_names:
+                known = sorted(source.class_names) or "none"
+                raise DatasetError(
+                    f"{source.name} has no label {label!r}, which {who} is to tell apart; name"
+                    f" another in the config, its labels: {known}"
+                )
     check_on_disk(tasks_of(config.suite), Protocol(config.suite_mode), data_dir)
 
 

@@ -10,6 +10,7 @@ With several processes all of them call every method together; they share the wo
 """
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -33,11 +34,13 @@ class CheckpointError(RuntimeError):
 
 
 def quiet_late_callbacks() -> None:
-    """Keeps one message of TensorStore's threads to themselves, from now to the end of the process.
+    """Keeps messages of TensorStore's threads to themselves, from now to the end of the process.
 
-    Where a save fails, the writes beside the one that failed still call back to its event loop,
-    which is closed by then; Python prints a traceback for each. The failure itself is raised.
+    Where a save fails, the writes beside the one that failed fail too, which nobody asks about, or
+    still call back to its event loop, which is closed by then; a traceback is printed for each. The
+    failure itself is raised.
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     shown = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from rwkv_jax.evaluation.report import write_report
+from rwkv_jax.files import disk_error
 
 
 def main() -> None:
@@ -17,6 +18,9 @@ def main() -> None:
         print(write_report(arguments.workdir))
     except (ValueError, FileNotFoundError) as error:
         print(f"report: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"report: {disk_error(error)}", file=sys.stderr)
         sys.exit(2)
 
 

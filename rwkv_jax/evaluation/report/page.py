@@ -99,7 +99,9 @@ def facts(run: RunFiles) -> dict[str, str]:
     checkpoint, versions = run.results["checkpoint"], run.results["versions"]
     found = {
         "Parameters": f"{parameters:,}",
-        "Trained on": f"{data['dataset']}, split {data['split']}",
+        "Trained on": "; ".join(
+            f"{part['dataset']}, split {part['split']}" for part in data.get("mixture") or [data]
+        ),
         "Picture size": f"{model['image']['image_size']} px",
         "Steps": f"{checkpoint['step']:,}" if checkpoint["step"] is not None else "not known",
         "Batch": f"{run.config['batch_size']} pairs",

@@ -2,7 +2,8 @@
 
 FOLDER/sets/zero_shot.cifar10.<key>.json: the key is a hash of everything that the result depends
 on (parameters, precision, pictures, prompts, switches), so another checkpoint or another copy of
-the data never takes an old result for its own, and nothing is overwritten.
+the data never takes an old result for its own, and nothing is overwritten. Each also says under
+which weights and protocols it was asked for ("asked"), so that tables need not ask again.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rwkv_jax.evaluation.suite.measured import Measured
+from rwkv_jax.evaluation.suite.protocol import Protocol
 from rwkv_jax.evaluation.suite.tasks import Task
 from rwkv_jax.files import write_atomically
 
@@ -31,17 +33,44 @@ class Ledger:
 
     def path(self, task: Task, settings: dict[str, Any]) -> Path:
         """Where the result of a task with these settings lies."""
-        what = json.dumps([VERSION, self._basis, task.name, settings], sort_keys=True)
-        key = hashlib.sha256(what.encode()).hexdigest()[:16]
+        key = _key([VERSION, self._basis, task.name, settings])
         return self._folder / f"{task.kind}.{task.dataset}.{key}.json"
 
     def read(self, path: Path) -> Measured | None:
         """The result at `path`; None if there is none, or none that can be read."""
-        try:
-            return Measured.from_dict(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        return _read(path)[0]
 
-    def write(self, path: Path, measured: Measured) -> None:
-        """Writes a result, atomically."""
-        write_atomically(path, json.dumps(measured.to_dict(), indent=1) + "\n")
+    def write(self, path: Path, measured: Measured, protocol: Protocol) -> None:
+        """Writes a result, atomically; one that is reused becomes the newest of its task again.
+
+        Raises:
+          OSError: it cannot be written; its `filename` is `path`.
+        """
+        asked = _read(path)[1] | {self._who(protocol)}
+        values = {**measured.to_dict(), "asked": sorted(asked)}
+        write_atomically(path, json.dumps(values, indent=1) + "\n")
+
+    def finished(self, protocol: Protocol) -> dict[str, Measured]:
+        """By task, what was found of these weights under `protocol`: the newest of each."""
+        files = self._folder.glob("*.json")  # the writer's own unfinished ones end otherwise
+        in_time = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        who = self._who(protocol)
+        found = [measured for measured, asked in map(_read, in_time) if who in asked]
+        return {each.task: each for each in found if each is not None}
+
+    def _who(self, protocol: Protocol) -> str:
+        return _key([VERSION, self._basis, protocol.mode, sorted(set(protocol.switches))])
+
+
+def _key(what: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> tuple[Measured | None, set[str]]:
+    """A result, and who asked for it."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        asked = set(values.pop("asked", ()))  # files of earlier versions do not say
+        return Measured.from_dict(values), asked
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None, set()

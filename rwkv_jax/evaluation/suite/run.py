@@ -6,6 +6,7 @@ A set that is missing, or broken, is reported and does not stop the others.
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rwkv_jax.data.skipped import TooManySkippedError
@@ -19,6 +20,7 @@ from rwkv_jax.evaluation.suite.measure import PartSource, measure, open_parts, s
 from rwkv_jax.evaluation.suite.measured import Measured
 from rwkv_jax.evaluation.suite.protocol import Protocol
 from rwkv_jax.evaluation.suite.tasks import Task
+from rwkv_jax.files import disk_error
 
 Say = Callable[[str], None]
 
@@ -29,7 +31,7 @@ class SuiteResults:
 
     Attributes:
       protocol: how it was measured.
-      measured: by task name, in the order that was asked for.
+      measured: by task name, in the order that was asked for; then those of earlier runs.
       missing: by set name, how to get it.
       failed: by task name, what went wrong.
       reused: the tasks whose result lay on disk.
@@ -70,7 +72,8 @@ def run_suite(
       protocol: how to measure.
       data_dir: where the sets lie.
       say: is given a line about each step.
-      ledger: where finished results are kept; None keeps none and finds none.
+      ledger: where finished results are kept; None keeps none and finds none. What it holds of
+        tasks that are not asked for joins the results.
       cache: class features of the same embedder that were computed before.
     """
     measured: dict[str, Measured] = {}
@@ -92,11 +95,11 @@ def run_suite(
                 if done is None:
                     encode = _encoder(embedder, sources, features, say)
                     done = measure(task, protocol, sources, encode, embedder.texts, cache)
-                    if ledger and path:
-                        ledger.write(path, done)
                 else:
                     reused.append(task.name)
                     say(f"{task.name}: finished before, delete {path} to measure it again")
+                if ledger and path:
+                    _keep(ledger, path, done, protocol, say)
             except MissingSetError as error:
                 missing[dataset] = str(error)
                 say(f"missing: {error}")
@@ -111,7 +114,20 @@ def run_suite(
                 f" [{done.seconds:.1f} s]"
             )
     in_order = {task.name: measured[task.name] for task in tasks if task.name in measured}
+    if ledger and in_order:  # where nothing was measured, old results must not look like new ones
+        asked = {task.name for task in tasks}
+        earlier = ledger.finished(protocol)
+        kept = {name: earlier[name] for name in sorted(earlier) if name not in asked}
+        in_order |= kept
+        reused += kept
     return SuiteResults(protocol, in_order, missing, failed, tuple(reused))
+
+
+def _keep(ledger: Ledger, path: Path, done: Measured, protocol: Protocol, say: Say) -> None:
+    try:
+        ledger.write(path, done, protocol)
+    except OSError as error:  # the result is shown nevertheless
+        say(f"{done.task}: {disk_error(error)}")
 
 
 def _settings(task: Task, protocol: Protocol, sources: dict[Part, PartSource]) -> dict[str, Any]:

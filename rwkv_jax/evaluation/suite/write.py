@@ -32,6 +32,9 @@ def write_suite(
       parameters: how many it has.
       precision: what it was computed in.
       versions: of the code and of what it runs on.
+
+    Raises:
+      OSError: a file cannot be written; it is named.
     """
     everything = {
         "checkpoint": checkpoint,
