@@ -44,6 +44,14 @@ def test_contrast_moves_away_from_the_mean_grey():
     np.testing.assert_array_equal(changed, flat((40, 40, 40), (160, 160, 160)))
 
 
+def test_contrast_keeps_the_mean_grey_that_brightness_gave():
+    grey, config = flat((100, 100, 100)), ColourConfig(brightness=0.3, contrast=0.6)
+    for seed in range(8):
+        brightness = np.random.default_rng(seed).uniform(0.7, 1.3)
+        changed = jitter_colour(grey, config, np.random.default_rng(seed))
+        np.testing.assert_allclose(changed, 100 * brightness, atol=0.51)
+
+
 def test_saturation_moves_away_from_the_pixels_own_grey():
     # Luma 0.299 * 100 + 0.587 * 50 + 0.114 * 150 = 76.35: 1.5 * 100 - 38.2, and so on.
     changed = jitter_colour(flat((100, 50, 150), (7, 7, 7)), ColourConfig(saturation=0.5), Fixed())

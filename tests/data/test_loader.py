@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from picture_source import PictureSource
 
+from rwkv_jax.data.chunks import _StackChunk
 from rwkv_jax.data.config import LoaderConfig
 from rwkv_jax.data.decode import decode_image
 from rwkv_jax.data.loader import evaluation_batches, make_train_loader
+from rwkv_jax.data.pairs import Pair, Slot
 from rwkv_jax.data.preprocess import resize_center_crop
 from rwkv_jax.data.skipped import TooManySkippedError
 from rwkv_jax.data.tokenizer import Tokenizer
@@ -36,6 +38,12 @@ def keys_of(batches):
     return [key for batch in batches for key in batch["keys"]]
 
 
+def epochs_of(batches):
+    """The keys of each whole epoch of 37 records."""
+    keys = keys_of(batches)
+    return [tuple(keys[end - 37 : end]) for end in range(37, len(keys) + 1, 37)]
+
+
 def test_what_a_batch_holds():
     source = PictureSource()
     with loader(source) as batches:
@@ -55,11 +63,10 @@ def test_what_a_batch_holds():
 
 def test_every_epoch_has_every_record_once_in_another_order():
     with loader() as batches:
-        keys = keys_of(take(batches, 37))
-    epochs = [keys[start : start + 37] for start in range(0, 8 * 37, 37)]
+        epochs = epochs_of(take(batches, 37))
     everything = {f"k{index}" for index in range(37)}
     assert all(set(epoch) == everything for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 8
+    assert len(set(epochs)) == len(epochs) == 8
 
 
 def test_crops_and_texts_are_drawn_anew_each_epoch():
@@ -73,11 +80,11 @@ def test_crops_and_texts_are_drawn_anew_each_epoch():
 
 def test_seeds():
     with loader(seed=3) as a, loader(seed=3) as b, loader(seed=4) as other:
-        a, b, other = take(a, 6), take(b, 6), take(other, 12)
+        a, b, other = (take(batches, 14) for batches in (a, b, other))
     chex.assert_trees_all_equal(a, b)
     # Not even a shifted epoch is shared.
-    keys, others = keys_of(a), keys_of(other)
-    assert all(keys[:37] != others[start : start + 37] for start in (0, 37))
+    epochs = [*epochs_of(a), *epochs_of(other)]
+    assert len(set(epochs)) == len(epochs) == 6
 
 
 def test_flip():
@@ -157,6 +164,13 @@ def test_broken_records_are_skipped_counted_and_logged_once(caplog):
     assert re.search("skipped k20: broken image: the PNG data is damaged or cut off", messages)
     assert re.search("skipped k5: no text: it has no text of label, tags", messages)
     assert re.search(r"skipped pictures/train\[6\]: unreadable record: .*no_such_folder", messages)
+
+
+def test_rows_end_before_a_place_without_a_pair():
+    pair = Pair("k", np.zeros((4, 4, 3), np.uint8), np.zeros(8, np.int32), 0, 0)
+    chunk = _StackChunk(4, 8)([Slot(pair), Slot(None), Slot(pair)])
+    assert len(chunk.keys) == len(chunk.image) == 1
+    assert len(chunk.skipped) == 3
 
 
 def test_too_many_broken_records_stop_the_run():

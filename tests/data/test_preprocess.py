@@ -131,6 +131,21 @@ def test_crops_keep_to_area_and_ratio():
     assert len(np.unique(left)) > 20
 
 
+def test_shapes_and_places_of_crops_are_drawn_evenly():
+    rng = np.random.default_rng(0)
+    shapes = np.array(
+        [preprocess.draw_crop(100, 150, rng, (0.3, 0.3), (0.5, 2.0))[2:] for _ in range(1000)]
+    )
+    h, w = shapes.T
+    # As many upright as lying; a standard deviation is 0.016.
+    assert abs(np.mean(w < h) - 0.5) < 0.06
+    places = np.array(
+        [preprocess.draw_crop(20, 20, rng, (0.25, 0.25), (1.0, 1.0))[:2] for _ in range(500)]
+    )
+    top, left = places.T
+    assert set(top) == set(left) == set(range(11))  # the last place too
+
+
 def test_evaluation_resizes_the_shorter_side_and_takes_the_middle():
     image = picture(90, 61)
     result = preprocess.resize_center_crop(np.asarray(image), 32)

@@ -111,8 +111,8 @@ def test_positions_worked_out_by_hand():
     assert [share.position(100, i) for i in range(5)] == [102, 103, 108, 109, 114]
 
 
-def named(name, size, classes, **arguments):
-    source = PictureSource(size, **arguments)
+def named(name, size, classes, *, kind=PictureSource, **arguments):
+    source = kind(size, **arguments)
     source.name, source.class_names = name, classes
     return source
 
@@ -129,10 +129,14 @@ class _Renamed(PictureSource):
         return record | {"key": f"b{index}", "texts": texts, "labels": labels}
 
 
+class _Unlabelled(PictureSource):
+    def __getitem__(self, index: int):
+        return super().__getitem__(index) | {"labels": {"concept": -1}}
+
+
 def mixture(weights=(3.0, 1.0)):
     first = named("first", 12, {"concept": tuple(f"c{i}" for i in range(6))}, broken=[2])
-    second = _Renamed(30)
-    second.name, second.class_names = "second", {"concept": ("new", "c4")}
+    second = named("second", 30, {"concept": ("new", "c4")}, kind=_Renamed)
     return MixtureSource([first, second], weights)
 
 
@@ -146,6 +150,11 @@ def test_a_mixtures_records():
     assert (source[12]["key"], source[41]["key"]) == ("b0", "b29")
     assert source.name == "mixture(first * 3, second * 1)"
     assert source.content_hash != mixture((1.0, 1.0)).content_hash
+
+
+def test_an_unknown_label_stays_unknown_in_a_mixture():
+    source = named("unlabelled", 4, {"concept": ("a", "b")}, kind=_Unlabelled)
+    assert MixtureSource([source], [1.0])[3]["labels"] == {"concept": -1}
 
 
 def test_a_mixture_keeps_its_weights_and_each_parts_epochs():
@@ -164,6 +173,16 @@ def test_a_mixture_keeps_its_weights_and_each_parts_epochs():
     counts = collections.Counter(key for key in keys if key[0] == "k")
     assert sum(counts.values()) in (191, 192, 193)
     assert set(counts) == {f"k{i}" for i in range(12)} - {"k2"}
+
+
+def test_parts_of_a_mixture_are_shuffled_apart():
+    parts = [named("first", 30, {}), named("second", 30, {}, kind=_Renamed)]
+    (loader,) = loaders(1, source=MixtureSource(parts, (1.0, 1.0)))
+    with loader:
+        keys = [key for batch in global_batches([loader], 8) for key in batch["keys"]]
+    first, second = ([key[1:] for key in keys if key[0] == part][:30] for part in "kb")
+    assert sorted(first) == sorted(second)
+    assert first != second
 
 
 def test_a_mixture_goes_on_in_another_number_of_processes():

@@ -42,6 +42,14 @@ def test_few_prompts_are_not_stored(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_cannot_be_written_costs_no_features(tmp_path):
+    compute, calls = count_calls()
+    (tmp_path / "file").touch()
+    cache = ClassCache(tmp_path / "file" / "new", "weights")
+    np.testing.assert_array_equal(cache.get(("a", "b"), ("{}",), compute), FEATURES)
+    assert len(calls) == 1
+
+
 def test_weights_names_templates_and_their_order_count(tmp_path):
     paths = {
         ClassCache(tmp_path, weights).path(names, templates)

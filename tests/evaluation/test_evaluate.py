@@ -12,10 +12,16 @@ import pytest
 from rwkv_jax.data.catalog import open_dataset
 from rwkv_jax.data.loader import evaluation_batches
 from rwkv_jax.data.preprocess import normalise
-from rwkv_jax.evaluation.config import EvalConfig, RetrievalConfig, ZeroShotConfig
+from rwkv_jax.data.records import DatasetError
+from rwkv_jax.evaluation.config import (
+    EvalConfig,
+    LinearProbeConfig,
+    RetrievalConfig,
+    ZeroShotConfig,
+)
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.figure import is_rank
-from rwkv_jax.evaluation.run import evaluate
+from rwkv_jax.evaluation.run import check_datasets, evaluate
 from rwkv_jax.models.params import model_from_params
 
 BATCH = 16  # as the embedder's
@@ -141,3 +147,14 @@ def test_what_cannot_be_measured(embedder, shapes, config, message):
     named = EvalConfig.from_dict(values)
     with pytest.raises(ValueError, match=message):
         evaluate(embedder, named, "", say=silent)
+
+
+def test_labels_are_looked_up_before_anything_is_computed(run_config, shapes):
+    check_datasets(run_config.eval, "")
+    probe = LinearProbeConfig(shapes, "train", "test", "breed", validation_split="test")
+    for config, asks in (
+        (EvalConfig(zero_shot=(ZeroShotConfig(shapes, "test", "breed"),)), "zero_shot/test/breed"),
+        (EvalConfig(linear_probe=(probe,)), "linear_probe/test/breed"),
+    ):
+        with pytest.raises(DatasetError, match=rf"no label 'breed', which {asks}.*: \['shape'\]$"):
+            check_datasets(config, "")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rwkv_jax.evaluation.probe import few_shot as room
 from rwkv_jax.evaluation.probe.examples import Examples, draw_shots, hold_out
 from rwkv_jax.evaluation.probe.few_shot import few_shot
 from rwkv_jax.evaluation.probe.judge import JUDGES
@@ -26,6 +27,21 @@ def test_held_out_part():
     assert sorted([*rest.targets, *part.targets]) == list(range(10))
     rest, part = hold_out(rows.take(np.array([4, 5])), 0.9, 3)
     assert (len(rest), len(part)) == (1, 1)
+
+
+def test_validation_shots_are_at_most_4_and_drawn_by_the_seed(monkeypatch):
+    asked = []
+
+    def search(drawn, held_out, *_):
+        asked.append([each.features.tolist() for each in held_out])
+        return [np.zeros((2, 4), np.float32)] * len(drawn)
+
+    monkeypatch.setattr(room, "_search", search)
+    features = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
+    rows = Examples(features, np.arange(80) % 2)
+    few_shot(rows, rows, rows, classes=2, shots=(2, 16), seeds=(0, 1), judge=JUDGES["accuracy"])
+    assert [[len(each) for each in draws] for draws in asked] == [[4, 4], [8, 8]]
+    assert all(first != second for first, second in asked)
 
 
 def test_more_shots_are_better_and_the_gap_is_known():

@@ -66,6 +66,32 @@ def test_figures(digits, capsys):
     assert "lambda" in capsys.readouterr().err
 
 
+def test_deviation_of_the_draws_and_chance_among_the_classes_that_occur(digits, monkeypatch):
+    features, labels = digits
+    few = labels < 3
+    monkeypatch.setattr(room, "few_shot", lambda *_, **__: {1: [0.5, 0.7]})
+    train = digit_split(features[:200], labels[:200])
+    test = digit_split(features[few][100:150], labels[few][100:150])
+    config = dataclasses.replace(CONFIG, shots=(1,), shot_seeds=2)
+    found = figures_of(linear_probe(train, test, config))
+    assert found["1_shot/top_1_std"].value == pytest.approx(0.1 * 2**0.5)  # of a sample of two
+    assert found["mean_per_class"].chance == pytest.approx(1 / 3)
+
+
+def test_at_most_max_train_pictures_are_drawn_each_once(digits, monkeypatch):
+    features, labels = digits
+    drawn = []
+
+    def watched(train, validation, *rest):
+        drawn.extend(map(tuple, train.join(validation).features.round(3)))
+        return search_and_fit(train, validation, *rest)
+
+    monkeypatch.setattr(room, "search_and_fit", watched)
+    split = digit_split(features[:200], labels[:200])
+    list(linear_probe(split, split, dataclasses.replace(CONFIG, max_train=150)))
+    assert len(drawn) == len(set(drawn)) == 150
+
+
 def test_features_are_those_before_normalisation(digits):
     features, labels = digits
     examples = examples_of(digit_split(features[:50], labels[:50]), "digit")

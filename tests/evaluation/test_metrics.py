@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rwkv_jax.evaluation import metrics
+from rwkv_jax.evaluation.probe.judge import JUDGES
 
 
 def test_worked_examples():
@@ -89,6 +90,17 @@ def test_mean_per_class_and_confusion():
     chex.assert_trees_all_equal(metrics.confusion_matrix(predicted, labels, 3), expected)
     accuracy = metrics.mean_per_class_accuracy(predicted == labels, labels)
     assert accuracy == pytest.approx((2 / 3 + 0 + 1) / 3)
+
+
+def test_judges_of_a_probe():
+    # what the second class has before the first: 1, -1, 0.2
+    scores = np.array([[0.0, 1.0], [3.0, 2.0], [0.0, 0.2]])
+    assert JUDGES["roc_auc"](scores, np.array([1, 0, 0])) == 1
+    # own classes first, second, fifth and sixth
+    falling = np.tile(np.arange(6.0, 0, -1), (4, 1))
+    assert JUDGES["top_1_5"](falling, np.array([0, 1, 4, 5])) == (1 / 4 + 3 / 4) / 2
+    # the second class is shown by no picture, and counts for nothing
+    assert JUDGES["map_11"](scores, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The report is one file that stands alone, tells what was measured, and trusts no text."""
 
 import json
+import sys
 from html.parser import HTMLParser
 
 import pytest
 
 from rwkv_jax.evaluation.report import write_report
+from rwkv_jax.evaluation.report.__main__ import main
 from rwkv_jax.evaluation.report.curves import Chart, ticks
 from rwkv_jax.evaluation.results import write_results
 from rwkv_jax.evaluation.run import evaluate
@@ -108,6 +110,20 @@ def test_what_is_missing_or_broken(evaluated):
     with pytest.raises(FileNotFoundError, match=r"eval\.py --checkpoint"):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(evaluated, monkeypatch, capsys):
+    folder, _ = evaluated
+    (folder / "report.html").mkdir()
+    before = {path.name for path in folder.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["report", "--workdir", str(folder)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"report: {folder / 'report.html'} cannot be written")
+    assert told.count("\n") == 1
+    assert {path.name for path in folder.iterdir()} == before
 
 
 def test_ticks():

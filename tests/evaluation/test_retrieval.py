@@ -86,6 +86,23 @@ def test_pictures_of_one_concept_share_their_texts():
     assert found["retrieval/test/text_to_image/R@1"].chance == pytest.approx((2 / 3 + 1 / 3) / 2)
 
 
+def test_unknown_concepts_are_below_0():
+    gallery = split_of([[1, 0], [0, 1]], [{}, {}], [{}, {"concept": 0}])
+    assert picture_concepts(gallery).tolist() == [-1, 0]
+
+
+def test_chance_of_a_kind_is_that_of_its_own_texts():
+    gallery = split_of(
+        [[1, 0], [0, 1], [1, 1]],
+        [{"label": ("cat",)}, {"tags": ("barks",)}, {"label": ("cat",)}],
+        [{"concept": 4}, {"concept": 9}, {"concept": 4}],
+    )
+    config = RetrievalConfig("toy", "test", ks=(1,))
+    found = figures_of(retrieval(embed_by({"cat": [1, 0], "barks": [0, 1]}), gallery, config))
+    assert found["retrieval/test/label/text_to_image/R@1"].chance == pytest.approx(2 / 3)
+    assert found["retrieval/test/tags/text_to_image/R@1"].chance == pytest.approx(1 / 3)
+
+
 def test_same_words_of_two_concepts_count_against_both():
     gallery = split_of([[1, 0], [0, 1]], [{"label": ("thing",)}, {"label": ("thing",)}])
     config = RetrievalConfig("toy", "test", ks=(1, 2))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from rwkv_jax.evaluation.catalog.find import open_part
 from rwkv_jax.evaluation.config import EvalConfig
 from rwkv_jax.evaluation.embed import embedder_from
 from rwkv_jax.evaluation.run import check_datasets, evaluate
+from rwkv_jax.evaluation.suite.ledger import Ledger
+from rwkv_jax.evaluation.suite.measured import Measured
+from rwkv_jax.evaluation.suite.protocol import Protocol
 from rwkv_jax.evaluation.suite.tasks import tasks_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +115,21 @@ def test_the_whole_suite(run_folder, run_config, params, data_dir, monkeypatch, 
     # the old results are still there
     assert len(list((folder / "sets").glob("zero_shot.pets.*.json"))) == 2
 
+    # ------------------- one set asked for: the tables keep the others, and lose nothing to a typo
+    run_eval(monkeypatch, *asked[:2], "--suite", "zero_shot/cifar10", *asked[4:])
+    assert capsys.readouterr().out.count("(finished before)") == 5
+    results = json.loads((folder / "results.json").read_text())
+    assert results["measured"].keys() == names
+    assert next(iter(results["measured"])) == "zero_shot/cifar10"
+    (part,) = results["measured"]["zero_shot/pets"]["parts"]
+    assert part["count"] == 11  # the newest of two
+    files = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        run_eval(monkeypatch, *asked[:4], "--data-dir", run_folder / "dtaa")
+    assert stopped.value.code == 2
+    assert f"nothing was measured: {folder} is left as it is" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == files
+
     # ------------------------------------------- a damaged set is reported and stops no other one
     shutil.rmtree(data / "flickr30k" / "flickr30k-images")
     with pytest.raises(SystemExit) as stopped:
@@ -131,7 +150,57 @@ def test_refusals(run_folder, monkeypatch, capsys, tmp_path):
     assert "no set 'mnist2' of zero_shot" in refused("--suite", "zero_shot/mnist2").err
     nothing = refused("--suite", "retrieval", "--data-dir", tmp_path)
     assert "missing: coco" in nothing.out
-    assert json.loads((run_folder / "suite" / "results.json").read_text())["measured"] == {}
+    assert not (run_folder / "suite").exists()
+
+
+def test_a_disk_that_is_closed(run_folder, data_dir, monkeypatch, capsys):
+    """The figures are shown, whatever cannot be kept; a file stands where a folder must be."""
+    asked = ("--checkpoint", run_folder, "--suite", "zero_shot/pets", "--data-dir", data_dir)
+    folder = run_folder / "suite"
+    folder.mkdir()
+    (folder / "sets").touch()
+    run_eval(monkeypatch, *asked)
+    assert f"zero_shot/pets: {folder / 'sets'}" in capsys.readouterr().err
+    assert "zero_shot/pets" in json.loads((folder / "results.json").read_text())["measured"]
+    closed = run_folder / "file"
+    closed.touch()
+    with pytest.raises(SystemExit) as stopped:
+        run_eval(monkeypatch, *asked, "--out", closed / "suite")
+    assert stopped.value.code == 2
+    shown = capsys.readouterr()
+    assert "mean_per_class" in shown.out
+    assert f"eval.py: {closed / 'suite' / 'results.json'} cannot" in shown.err.splitlines()[-1]
+
+
+def test_the_ledger_knows_who_asked(tmp_path):
+    (task,) = tasks_of(["zero_shot/pets"])
+    clip, other = Protocol("clip"), Protocol("deepglint")
+    ledger = Ledger(tmp_path, {"parameters": "a"})
+
+    def write(ledger, value, protocol, pictures):
+        measured = Measured(task.name, "top_1", value, 0.1, {}, {}, (), None, {}, 0.5)
+        path = ledger.path(task, {"pictures": pictures})
+        ledger.write(path, measured, protocol)
+        return path
+
+    first = write(ledger, 0.5, clip, "old")
+    assert ledger.finished(clip)[task.name].value == 0.5
+    assert ledger.finished(other) == {}
+    assert Ledger(tmp_path, {"parameters": "b"}).finished(clip) == {}
+    assert write(ledger, 0.5, other, "old") == first
+    assert ledger.finished(clip) == ledger.finished(other) == {task.name: ledger.read(first)}
+    second = write(ledger, 0.6, clip, "new")
+    os.utime(first, (1, 1))
+    assert ledger.finished(clip)[task.name].value == 0.6
+    assert ledger.finished(other)[task.name].value == 0.5
+    # a file of an earlier version serves whoever asks for it, and nobody else
+    values = json.loads(second.read_text())
+    del values["asked"]
+    second.write_text(json.dumps(values))
+    assert ledger.read(second).value == 0.6
+    assert ledger.finished(clip)[task.name].value == 0.5
+    second.write_text("[")
+    assert ledger.read(second) is None
 
 
 def test_during_training(embedder, data_dir):

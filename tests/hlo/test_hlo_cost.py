@@ -22,15 +22,16 @@ def cost(entry: str, more: str = "", devices: int = 8):
     return program_cost(parse(f"{text}ENTRY %main (p: f32[4]) -> f32[4] {{\n{entry}\n}}\n"))
 
 
-def loop(body: str, *, limit: int, name: str = "body", state: str = "(s32[], f32[8,16])") -> str:
+def loop(body: str, *, limit: int, name: str = "body", step: int = 1, direction: str = "LT") -> str:
     """A body over (counter, array) that ends with `%next`, and a condition counter < limit."""
+    state = "(s32[], f32[8,16])"
     return f"""
 %{name} (s: {state}) -> {state} {{
   %s = {state} parameter(0)
   %i = s32[] get-tuple-element(%s), index=0
   %x = f32[8,16]{{1,0}} get-tuple-element(%s), index=1
-  %one = s32[] constant(1)
-  %j = s32[] add(%i, %one)
+  %step = s32[] constant({step})
+  %j = s32[] add(%i, %step)
 {body}
   ROOT %t = {state} tuple(%j, %next)
 }}
@@ -39,9 +40,24 @@ def loop(body: str, *, limit: int, name: str = "body", state: str = "(s32[], f32
   %s = {state} parameter(0)
   %i = s32[] get-tuple-element(%s), index=0
   %n = s32[] constant({limit})
-  ROOT %less = pred[] compare(%i, %n), direction=LT
+  ROOT %more = pred[] compare(%i, %n), direction={direction}
 }}
 """
+
+
+def runs(name: str, first: str) -> str:
+    """A program of such a loop, whose counter begins with the instruction `first`."""
+    return f"""
+  %p = f32[8,16]{{1,0}} parameter(0)
+  %first = s32[] {first}
+  %start = (s32[], f32[8,16]) tuple(%first, %p)
+  %w = (s32[], f32[8,16]) while(%start), condition=%{name}_condition, body=%{name}
+  ROOT %r = f32[8,16]{{1,0}} get-tuple-element(%w), index=1"""
+
+
+SQUARE = """
+  %w = f32[16,16]{1,0} constant({...})
+  %next = f32[8,16]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"""
 
 
 def test_a_product_reads_and_writes_its_arrays():
@@ -92,28 +108,28 @@ def test_a_float32_product_in_full_is_six_passes():
   %p = f32[8,16]{1,0} parameter(0)
   %q = f32[16,32]{1,0} parameter(1)
   ROOT %d = f32[8,32]{1,0} dot(%p, %q), lhs_contracting_dims={1}, rhs_contracting_dims={0}"""
+    inputs = "p: f32[8,16], q: f32[16,32]"
+    fusion = """
+  %p = f32[8,16]{1,0} parameter(0)
+  %q = f32[16,32]{1,0} parameter(1)
+  ROOT %f = f32[8,32]{1,0} fusion(%p, %q), kind=kOutput, calls=%fused"""
     product = 2 * 8 * 16 * 32
     assert cost(entry).passes_flops == product
     assert cost(f"{entry}, operand_precision={{high,default}}").passes_flops == 3 * product
-    highest = cost(f"{entry}, operand_precision={{highest,highest}}")
-    assert (highest.passes_flops, highest.flops) == (6 * product, product)
+    highest = f"{entry}, operand_precision={{highest,highest}}"
+    fused = f"\n%fused ({inputs}) -> f32[8,32] {{{highest}\n}}\n"
+    for found in (cost(highest), cost(fusion, fused)):
+        assert (found.passes_flops, found.flops) == (6 * product, product)
 
 
 def test_loops_in_loops_count_as_often_as_they_run():
-    dot = "  %next = f32[8,16]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}"
-    square = "  %w = f32[16,16]{1,0} constant({...})\n" + dot
-    inner = loop(square, limit=5, name="inner")
+    inner = loop(SQUARE, limit=5, name="inner")
     again = """
   %zero = s32[] constant(0)
   %start = (s32[], f32[8,16]) tuple(%zero, %x)
   %w = (s32[], f32[8,16]) while(%start), condition=%inner_condition, body=%inner
   %next = f32[8,16]{1,0} get-tuple-element(%w), index=1"""
-    entry = """
-  %p = f32[8,16]{1,0} parameter(0)
-  %two = s32[] constant(2)
-  %start = (s32[], f32[8,16]) tuple(%two, %p)
-  %w = (s32[], f32[8,16]) while(%start), condition=%outer_condition, body=%outer
-  ROOT %r = f32[8,16]{1,0} get-tuple-element(%w), index=1"""
+    entry = runs("outer", "constant(2)")
     found = cost(entry, inner + loop(again, limit=9, name="outer"))
     assert found.flops == (9 - 2) * 5 * 2 * 8 * 16 * 16  # the outer counter starts at 2
     assert found.unknown_loops == ()
@@ -123,15 +139,43 @@ def test_loops_in_loops_count_as_often_as_they_run():
     assert cost(told, inner + loop(again, limit=9, name="outer")).flops == 3 * 5 * 2 * 8 * 16 * 16
 
 
+@pytest.mark.parametrize(
+    ("first", "step", "direction", "limit", "trips"),
+    [
+        (0, 3, "LT", 10, 4), (0, 1, "LE", 9, 10), (9, -1, "GE", 0, 10), (9, -2, "GT", 0, 5),
+        (0, 2, "NE", 8, 4),
+    ],
+)  # fmt: skip
+def test_counters_of_every_kind(first, step, direction, limit, trips):
+    more = loop(SQUARE, limit=limit, step=step, direction=direction)
+    found = cost(runs("body", f"constant({first})"), more)
+    assert (found.flops, found.unknown_loops) == (trips * 2 * 8 * 16 * 16, ())
+
+
 def test_a_loop_of_unknown_length_is_named():
-    entry = """
-  %p = f32[8,16]{1,0} parameter(0)
-  %n = s32[] parameter(1)
-  %start = (s32[], f32[8,16]) tuple(%n, %p)
-  %w = (s32[], f32[8,16]) while(%start), condition=%body_condition, body=%body
-  ROOT %r = f32[8,16]{1,0} get-tuple-element(%w), index=1"""
-    found = cost(entry, loop("  %next = f32[8,16]{1,0} negate(%x)", limit=9))
+    negated = loop("  %next = f32[8,16]{1,0} negate(%x)", limit=9)
+    found = cost(runs("body", "parameter(1)"), negated)
     assert found.unknown_loops == ("w",)
+
+
+def test_of_branches_the_dearest_counts():
+    branches = """
+%cheap (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  ROOT %y = f32[4]{0} negate(%x)
+}
+
+%dear (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %v = f32[4]{0} negate(%x)
+  ROOT %y = f32[4]{0} sine(%v)
+}
+"""
+    entry = """
+  %p = f32[4]{0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %c = f32[4]{0} conditional(%i, %p, %p), branch_computations={%cheap, %dear}"""
+    assert cost(entry, branches).memory_bytes == 2 * (16 + 16)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +240,7 @@ def test_a_started_collective_counts_once_also_in_a_loop(start: str, sent: float
   %c = {start}
   %d = f32[64]{{0}} {operation}-done(%c)
   %next = f32[8,16]{{1,0}} negate(%x)"""
-    entry = """
-  %p = f32[8,16]{1,0} parameter(0)
-  %zero = s32[] constant(0)
-  %start = (s32[], f32[8,16]) tuple(%zero, %p)
-  %w = (s32[], f32[8,16]) while(%start), condition=%body_condition, body=%body
-  ROOT %r = f32[8,16]{1,0} get-tuple-element(%w), index=1"""
-    found = cost(entry, wrapped + loop(body, limit=6))
+    found = cost(runs("body", "constant(0)"), wrapped + loop(body, limit=6))
     assert found.sent_bytes() == 6 * sent
     assert sum(found.collectives.values()) == 6
 
@@ -271,6 +309,28 @@ fusion-start(%table, %i, %out), kind=kLoop, calls=%fused
     assert cost(begun, fused).memory_bytes == moved
 
 
+@pytest.mark.parametrize(
+    ("operation", "moved"),
+    [
+        ("f32[1,64]{1,0} dynamic-slice(%x, %i, %i), dynamic_slice_sizes={1,64}", 256 + 256 + 8),
+        ("f32[12,64]{1,0} dynamic-update-slice(%x, %row, %i, %i)", 256 + 256 + 8),
+        # three indices; rows that come, and those that they are added to, read and written
+        ("f32[12,64]{1,0} scatter(%x, %where, %rows), to_apply=%add", 12 + 3 * 3 * 256),
+        ("pred[12,64]{1,0} not(%mask)", 2 * 12 * 64),
+    ],
+)
+def test_what_stands_alone_moves_what_it_takes_and_changes(operation: str, moved: int):
+    entry = f"""
+  %x = f32[12,64]{{1,0}} parameter(0)
+  %row = f32[1,64]{{1,0}} parameter(1)
+  %i = s32[] parameter(2)
+  %where = s32[3,1]{{1,0}} parameter(3)
+  %rows = f32[3,64]{{1,0}} parameter(4)
+  %mask = pred[12,64]{{1,0}} parameter(5)
+  ROOT %r = {operation}"""
+    assert cost(entry).memory_bytes == moved
+
+
 def test_fast_memory_costs_nothing_and_tiles_are_filled_up():
     entry = """
   %p = bf16[100,100]{1,0:T(8,128)(2,1)} parameter(0)
@@ -308,6 +368,12 @@ backend_config={"custom_call_config":{"body":"()","cost_estimate":{"flops":"1234
             " window={size=3 stride=2 pad=0_0 lhs_dilate=3}, dim_labels=0bf_0io->0bf",
             3 * 2 * 6 * 9 * 7,
         ),
+        # a kernel with holes, at -2, 0 and 2: 6, 8 and 6 positions of 8 lie inside
+        (
+            "f32[2,8,5]{2,1,0} convolution(%e, %f), window={size=3 pad=2_2 rhs_dilate=2},"
+            " dim_labels=b0f_0io->b0f",
+            2 * 2 * 5 * 4 * (6 + 8 + 6),
+        ),
     ],
 )
 def test_convolutions(operation: str, flops: int):
@@ -318,6 +384,8 @@ def test_convolutions(operation: str, flops: int):
   %b = f32[7,9]{{1,0}} parameter(3)
   %c = f32[3,6,7]{{2,1,0}} parameter(4)
   %d = f32[3,7,9]{{2,1,0}} parameter(5)
+  %e = f32[2,8,4]{{2,1,0}} parameter(6)
+  %f = f32[3,4,5]{{2,1,0}} parameter(7)
   ROOT %r = {operation}"""
     assert cost(entry).flops == flops
 
@@ -337,6 +405,24 @@ ENTRY %main (p: f32[100]) -> f32[100] {
 }
 """
     assert kept_bytes(parse(text)) == 400 + 200
+
+
+def test_kept_beside_a_call_and_in_it():
+    text = """HloModule m, is_scheduled=true
+%inner (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0)
+  %a = f32[100]{0} sine(%p), metadata={op_name="jit(f)/jvp()/sin"}
+  ROOT %h = f32[100]{0} cosine(%a), metadata={op_name="jit(f)/transpose(jvp())/cos"}
+}
+
+ENTRY %main (p: f32[100]) -> f32[100] {
+  %p = f32[100]{0} parameter(0)
+  %b = f32[100]{0} tan(%p), metadata={op_name="jit(f)/jvp()/tan"}
+  %c = f32[100]{0} call(%p), to_apply=%inner
+  ROOT %r = f32[100]{0} add(%c, %b), metadata={op_name="jit(f)/transpose(jvp())/add"}
+}
+"""
+    assert kept_bytes(parse(text)) == 400 + 400 + 400  # `b`, what the call gives, and `a` in it
 
 
 def test_text_that_is_no_program_is_refused():

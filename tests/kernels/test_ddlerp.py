@@ -110,6 +110,15 @@ def test_what_cannot_be_served_is_refused(change, message):
         ddlerp(*arrays)
 
 
+@pytest.mark.parametrize("odd", range(3))
+def test_tokens_and_choices_of_two_dtypes_are_refused(odd):
+    dtypes = [jnp.float32 if i == odd else jnp.bfloat16 for i in range(3)]
+    tokens = [jnp.zeros((2, 64), dtype) for dtype in dtypes]
+    got = ", ".join(str(x.dtype) for x in tokens)
+    with pytest.raises(ValueError, match=f"x, xx and z must be of one dtype, got {got}"):
+        ddlerp(*tokens, jnp.zeros((2, 64)), jnp.zeros((2, 32, 64)))
+
+
 def test_what_no_kernel_of_a_gpu_serves():
     def why_not(shape=(2, 9, 640), dtype=jnp.bfloat16, up=(5, 32, 640), kind="NVIDIA H200"):
         return "; ".join(ddlerp_gpu.unservable(shape, dtype, up, kind))

@@ -63,6 +63,18 @@ def test_plan_covers_the_sequence_with_little_padding(T):
     assert 12 % how.group == 0
 
 
+@pytest.mark.parametrize(
+    ("dtype", "platform", "rounded_to"),
+    [
+        (jnp.float32, "gpu", None), (jnp.bfloat16, "cpu", None),
+        (jnp.bfloat16, "gpu", "bfloat16"), (jnp.bfloat16, "tpu", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_plan_rounds_bfloat16_alone_where_there_is_a_unit_for_it(dtype, platform, rounded_to):
+    how = plan((2, 49, 8, 64), dtype, platform, causal=False)
+    assert how.chunk.operand_dtype == rounded_to
+
+
 def test_plan_splits_the_batch_on_a_cpu_alone():
     """Groups near 100 kB that divide the batch; small batches and accelerators are not split."""
     groups = {

@@ -136,3 +136,9 @@ def test_bad_input_is_refused(gate, scale, bias, message):
     x, gate = jnp.zeros((16, 3, 128), jnp.bfloat16), jnp.zeros(gate, jnp.bfloat16)
     with pytest.raises(ValueError, match=message):
         gated_head_norm(x, gate, jnp.zeros(scale), jnp.zeros(bias), 2, head_norm_judge.EPS)
+
+
+def test_a_gate_of_another_dtype_is_refused():
+    x, weights = jnp.zeros((16, 3, 128), jnp.bfloat16), jnp.zeros(128)
+    with pytest.raises(ValueError, match="gate must be bfloat16 as x is, got float32"):
+        gated_head_norm(x, x.astype(jnp.float32), weights, weights, 2, head_norm_judge.EPS)

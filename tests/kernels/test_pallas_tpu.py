@@ -225,13 +225,15 @@ def test_eight_samples_at_once_where_a_chip_has_room_for_them():
 
 
 def test_what_the_kernels_cannot_serve():
-    def why_not(platform="tpu", shape=(1, 49, 8, 80), dtype="bfloat16", kind="TPU v5"):
-        call = Call("bi_wkv6", platform, shape, jnp.dtype(dtype), kind)
+    def why_not(
+        platform="tpu", shape=(1, 49, 8, 80), dtype="bfloat16", kind="TPU v5", wide="float32"
+    ):
+        call = Call("bi_wkv6", platform, shape, jnp.dtype(dtype), kind, jnp.dtype(wide))
         return "; ".join(IMPLEMENTATIONS["pallas_tpu"].why_not(call))
 
     assert why_not() == ""
     assert "a TPU's kernel" in why_not(platform="cpu")
-    assert "float32 at most" in why_not(dtype="float64")
+    assert "float32 at most" in why_not(dtype="float64", wide="float64")
     assert "8192 channels need" in why_not(shape=(1, 49, 128, 64))
     assert "640 channels need 16 MiB of VMEM, of 15" in why_not(
         shape=(1, 196, 8, 80), kind="TPU v4"

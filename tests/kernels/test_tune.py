@@ -1,6 +1,7 @@
 """Tile choices of the Hopper kernels: what may be chosen, and the table they are kept in."""
 
 import json
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -54,6 +55,10 @@ def test_few_heads_are_cut_until_every_multiprocessor_has_a_block():
     longest = default(heads=8, tiles=256)
     assert (longest.sweep_blocks, longest.sweep_segments) == (1, 8)  # both ways 2 * 8 * 8 blocks
     assert default(heads=1, tiles=5).sweep_segments == 1  # a tile each: no gain
+    assert default(heads=1, tiles=8).sweep_segments == 2  # of four tiles each
+    assert default(heads=64, tiles=4) == Tiling(sweep_stages=1)  # both ways 128 blocks
+    # 449 tokens are eight tiles, the last of one token
+    assert tuned.best("unknown", (1, 449, 1, 80)) == default(heads=1, tiles=8)
 
 
 @pytest.mark.parametrize("shape", [(1024, 196, 8, 80), (1, 16384, 8, 80)], ids=str)
@@ -81,6 +86,21 @@ def test_the_quickest_is_found(monkeypatch):
     monkeypatch.setattr(tune, "compile_sweep", lambda _, tiling: tiling)
     monkeypatch.setattr(tune, "measure", lambda _, sweep, __: 1.0 + (sweep != quickest))
     assert tune.search((1024, 196, 8, 80), calls=2) == quickest
+
+
+def test_on_paper_spills_count_both_ways_and_the_fewest_warps(monkeypatch):
+    kernels = [("forward", 100, 100, 1), ("left_states", 4, 8, 3), ("left_segments", 0, 1, 2)]
+    made = [
+        types.SimpleNamespace(name=name, spill_stores=stores, spill_loads=loads, fit=fit)
+        for name, stores, loads, fit in kernels
+    ]
+
+    def occupancy(plan, heads, kernel):
+        return types.SimpleNamespace(fit=kernel.fit, blocks=10**6, warpgroups=1)
+
+    monkeypatch.setattr(tune.bench_gpu_static, "compiled", lambda *_: made)
+    monkeypatch.setattr(tune.bench_gpu_static, "occupancy", occupancy)
+    assert tune.cost((1024, 196, 8, 80), Tiling()) == (4 + 8 + 1, -4 * 2)
 
 
 def test_table_is_kept_and_found(tmp_path, monkeypatch):
@@ -125,6 +145,13 @@ def test_a_damaged_table_is_named_before_anything_is_timed(tmp_path, monkeypatch
     assert path.read_text() == text
 
 
+def test_a_choice_is_of_its_dtype(monkeypatch):
+    shape = (1024, 196, 8, 80)
+    monkeypatch.setattr(tuned, "_table", lambda: {(H200, "bfloat16", shape): Tiling(5)})
+    assert tuned.best(H200, shape) == Tiling(5)
+    assert tuned.best(H200, shape, "float32") == default(8192, 4)
+
+
 def test_a_choice_that_does_not_fit_is_passed_over(monkeypatch, caplog):
     shape = (1024, 196, 8, 80)
     monkeypatch.setattr(
@@ -164,6 +191,16 @@ def test_float32_heads_of_96_fit_whatever_their_number():
     for heads in (1, 8, 64):
         shape = (heads, 256, 1, 96)
         assert pallas_gpu.unservable(shape, jnp.dtype("float32"), H200, causal=True) == ()
+
+
+def test_causal_calls_need_room_for_states():
+    def why_not(causal, stages):
+        tiling = Tiling(sweep_stages=stages)
+        return "; ".join(Plan(49, 96, causal, tiling, words=2).unservable())
+
+    assert why_not(causal=False, stages=2) == ""
+    assert "bytes of shared memory" in why_not(causal=True, stages=2)
+    assert why_not(causal=True, stages=1) == ""
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from regimes import CASES, NAMES, assert_close, judged_bi, judged_causal, stacked
 
-from rwkv_kernels import bi_wkv6, wkv6
+from rwkv_kernels import bi_wkv6, plan, wkv6
 from rwkv_kernels.api import Call, servable
+from rwkv_kernels.dyadic import Chunk
 
 CAUSAL_CASES = ((1, 1, 1, 4), (2, 7, 1, 64), (1, 130, 2, 80))  # the last: three chunks
 IMPLEMENTATIONS = servable(Call("bi_wkv6", "cpu", (1, 1, 1, 4), jnp.dtype("float32")))
@@ -79,6 +80,29 @@ def test_causal_with_states(implementation, shape):
     results = jax.jit(jax.vmap(value_and_gradients))(*(x[name] for name in names))
     labels = ("y", "final state", *NAMES[1:])
     assert_close(results, judged_causal(shape), labels, tolerance=3e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_batch_in_groups_is_the_batch_at_once(causal, monkeypatch):
+    x = float64_loop.inputs(4, 5, 2, 8, "mixed")
+    inputs = [x[name] for name in "rkvwu"]
+
+    def value_and_gradients():
+        @jax.jit
+        def found(g, *inputs):
+            function = wkv6 if causal else bi_wkv6
+            y, pullback = jax.vjp(functools.partial(function, implementation="chunked"), *inputs)
+            return y, *pullback((g, jnp.asarray(x["dstate"])) if causal else g)
+
+        return found(x["g"], *inputs)
+
+    at_once = value_and_gradients()
+    shape = x["r"].shape
+    monkeypatch.setitem(plan.UNSPLIT_BYTES, "cpu", 0)
+    for group in (1, 2):
+        monkeypatch.setitem(plan.GROUP_BYTES, "cpu", group * x["r"][0].nbytes)
+        assert plan.plan(shape, jnp.float32, "cpu", causal=causal).group == group
+        chex.assert_trees_all_close(value_and_gradients(), at_once, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -155,6 +179,14 @@ def test_bfloat16_inputs(implementation):
         assert error < 4e-3  # half a unit in the last place of the bfloat16 result
     _, final = jax.eval_shape(functools.partial(wkv6, implementation=implementation), r, k, v, w, u)
     chex.assert_type(final, jnp.float32)
+
+
+def test_sums_of_rounded_operands_are_not_rounded():
+    a = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 64)), jnp.bfloat16)
+    found = Chunk(1, 4, False, "bfloat16").dot("gcn,gdn->gcd", *[a.astype(jnp.float32)] * 2)
+    wanted = np.einsum("gcn,gdn->gcd", *[np.asarray(a, np.float64)] * 2)
+    chex.assert_type(found, jnp.float32)
+    chex.assert_trees_all_close(np.asarray(found, np.float64), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", QUICK)

@@ -47,7 +47,7 @@ def test_arrays_that_disagree(function, changes, message):
 def test_sizes_out_of_range(function):
     with pytest.raises(ValueError, match=r"\(2, 0, 2, 8\).*Any T >= 1 is accepted"):
         function(**_arguments(T=0))
-    for N in (6, 2):
+    for N in (6, 2, 0):
         with pytest.raises(ValueError, match=f"multiple of 4, got N = {N}"):
             function(**_arguments(N=N))
 
@@ -116,6 +116,13 @@ def test_chunked_is_the_default(caplog):
     with caplog.at_level(logging.INFO, logger="rwkv_kernels"):
         wkv6(**_arguments())
     assert "wkv6 (2, 5, 2, 8) float32 on cpu: chunked" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["r", "k", "v"])
+def test_a_call_has_the_dtype_of_all_three(name):
+    x = _arguments(dtype=jnp.bfloat16)
+    x[name] = x[name].astype(jnp.float32)
+    assert api._check("bi_wkv6", **x).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(("kind", "platform"), [("NVIDIA H200", "gpu"), ("TPU v5 lite", "tpu")])

@@ -8,7 +8,7 @@ import pytest
 
 from rwkv_jax.data.preprocess import normalise
 from rwkv_jax.models import abstract_params, model_graphdef, rwkv_clip_b32
-from rwkv_jax.models.flops import block_flops, train_flops
+from rwkv_jax.models.flops import block_flops, patch_flops, train_flops
 from rwkv_jax.models.params import bind
 from rwkv_jax.models.text_encoder import text_block_spec
 from rwkv_jax.training.losses import full_softmax
@@ -27,6 +27,10 @@ def test_a_frozen_tower_has_no_backward_pass():
     live, locked = train_flops(rwkv_clip_b32(), 8), train_flops(rwkv_clip_b32(), 8, frozen="text")
     assert locked.text == live.text / 3
     assert locked.image == live.image
+    locked = train_flops(rwkv_clip_b32(), 8, frozen="image")
+    # Three passes of the blocks and two of the patches, whose inputs need no gradient; one of each.
+    assert 3 * locked.image - live.image == 8 * patch_flops(rwkv_clip_b32())
+    assert locked.text == live.text
 
 
 def test_within_a_tenth_of_xlas_count():

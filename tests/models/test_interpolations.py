@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
+from rwkv_jax.mesh import AXES
 from rwkv_jax.models.interpolations import interpolations
+from rwkv_jax.wkv import ddlerp_kernel
 from rwkv_kernels import ddlerp, ddlerp_gpu
 
 
@@ -34,3 +36,19 @@ def test_the_kernel_and_the_formula_agree(monkeypatch):
     for x, y in zip(rounded, exact, strict=True):
         x, y = (np.asarray(a, np.float64) for a in (x, y))
         assert np.linalg.norm(x - y) < 1e-2 * np.linalg.norm(y)
+
+
+def test_no_kernel_where_a_devices_part_does_not_suit():
+    device = jax.sharding.AbstractDevice("NVIDIA H200", None, "gpu")
+    auto = (jax.sharding.AxisType.Auto,) * len(AXES)
+
+    def served(*sizes, D=640):
+        mesh = jax.sharding.AbstractMesh(sizes, AXES, axis_types=auto, abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            return ddlerp_kernel((4, 49, D), jnp.bfloat16, (5, 32, D)) is not None
+
+    assert served(1, 1, 1)
+    assert served(2, 2, 2)
+    assert not served(1, 1, 4)  # 160 channels
+    assert not served(1, 1, 3, D=385)  # 3 * 128, and one more
+    assert not served(3, 1, 1)  # of 4 samples

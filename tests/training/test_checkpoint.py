@@ -139,6 +139,13 @@ def test_a_lost_file_is_found(saved: Path):
     assert "is missing" in said[0]
 
 
+def test_a_renamed_folder_is_refused(saved: Path):
+    (saved / "checkpoints" / "30").rename(saved / "checkpoints" / "40")
+    told = "says it is of step 30, not 40"
+    with opened(saved) as checkpoints, pytest.raises(CheckpointError, match=told):
+        checkpoints.restore(40, abstract(state_at(0)))
+
+
 def test_another_model_is_refused(saved: Path):
     with opened(saved) as checkpoints, pytest.raises(CheckpointError, match="another model"):
         checkpoints.restore(30, abstract(state_at(0, width=16)))

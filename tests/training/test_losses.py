@@ -106,9 +106,9 @@ def test_losses_by_kind_of_text_by_hand():
 
 
 def test_labels_by_hand():
-    concept = jnp.asarray([7, 7, -1, -1])
-    np.testing.assert_array_equal(pair_labels(concept, "concept"), [7, 7, -3, -4])
-    np.testing.assert_array_equal(pair_labels(concept, "pair"), [0, 1, 2, 3])
+    concept = jnp.asarray([7, 0, 7, 0, -1, -1])
+    np.testing.assert_array_equal(pair_labels(concept, "concept"), [7, 0, 7, 0, -5, -6])
+    np.testing.assert_array_equal(pair_labels(concept, "pair"), np.arange(6))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -148,6 +148,11 @@ def test_extremes_stay_finite_and_the_ring_agrees(features: np.ndarray, scale: f
         chex.assert_tree_all_finite(ring)
         # Logits of size `scale` are rounded by 6e-8 of it.
         chex.assert_trees_all_close(ring, full, rtol=1e-5, atol=1e-5 + 2e-7 * scale)
+
+
+def test_small_features_have_length_1_too():
+    features = l2_normalise(jnp.asarray([[3e-6, 4e-6], [0, 0]]))
+    np.testing.assert_allclose(features, [[0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
 def test_zero_features_keep_finite_gradients():

@@ -1,6 +1,7 @@
 """Rates and shares of hand-made durations, and what a log hands on to the next start."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from rwkv_jax.chips import CHIPS, V5E, chip_of
 from rwkv_jax.data.skipped import SkippedRecords
 from rwkv_jax.training import watch
 from rwkv_jax.training.meter import Meter, Past, Work, percentile
-from rwkv_jax.training.metrics_log import MetricsLog
+from rwkv_jax.training.metrics_log import MetricsLog, SilentLog
 
 
 def test_a_window_by_hand():
@@ -82,6 +83,21 @@ def test_chips_by_the_names_that_jax_gives():
         assert 100 < chip.flops / chip.memory_bandwidth < 650, chip
 
 
+def watch_with(log) -> watch.Watch:
+    work = Work(images=8, flops=1.0, devices=1, chip=None)
+    return watch.Watch(log, log_every=1, work=work, checkpoints=Path())
+
+
+LOADER_STATE = {"seen": 8, "skipped": SkippedRecords().to_dict()}
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run():
+    watched = watch_with(SilentLog())
+    watched.step(1, {"train/loss": 1.0, "train/gradient_norm": math.inf}, [], 0.0, LOADER_STATE)
+    with pytest.raises(watch.NonFiniteLossError, match="train/gradient_norm is inf at step 1"):
+        watched.flush()
+
+
 def test_a_step_waits_for_the_batch_behind_it(monkeypatch: pytest.MonkeyPatch):
     """Its end is seen when the next batch is there: that one's wait lies in its time, not its own.
 
@@ -93,13 +109,10 @@ def test_a_step_waits_for_the_batch_behind_it(monkeypatch: pytest.MonkeyPatch):
         past=Past(0.0), write=lambda step, values: written.append(values), show=lambda *_: None
     )
     of_step = {"train/loss": 1.0, "train/gradient_norm": 1.0}
-    watched = watch.Watch(
-        log, log_every=1, work=Work(images=8, flops=1.0, devices=1, chip=None), checkpoints=Path()
-    )
-    loader_state = {"seen": 8, "skipped": SkippedRecords().to_dict()}
+    watched = watch_with(log)
     for number, waited in enumerate((5.0, 9.0, 1.0), 1):
         clock[0] += waited + 1.0
-        watched.step(number, of_step, [], waited, loader_state)
+        watched.step(number, of_step, [], waited, LOADER_STATE)
     clock[0] += 1.0
     watched.flush()
     shares = [values["train/data_wait_share"] for values in written]

@@ -43,6 +43,11 @@ def test_a_count_that_does_not_divide_is_named():
         loss_and_gradients(lambda *_: None, lambda *_: None, {}, batch, None, count=4)
 
 
+def test_every_micro_batch_has_its_own_key():
+    keys = jax.vmap(micro_batch_key, (None, 0))(jax.random.key(0), jnp.arange(COUNT))
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == COUNT
+
+
 def assert_exact(embed, params, batch):
     """Micro-batches against one differentiation through everything, with the same keys."""
     of_features = make_loss(LossConfig())

@@ -1,5 +1,8 @@
 """Optimizers by name: their first steps by hand, in float64, and what their settings refuse."""
 
+import dataclasses
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -126,6 +129,37 @@ def test_each_goes_downhill_by_its_own_settings(name):
     # 200 steps of half the rate on average lower each entry of 1 by 0.1 (Lion: 0.01).
     assert loss(after) < 0.995 * loss(params)
     chex.assert_tree_all_finite(after)
+
+
+@functools.cache
+def third_update(config: OptimizerConfig) -> list[np.ndarray]:
+    """Of a matrix with Adafactor's rows and columns, and of one that is Muon's."""
+    rng = np.random.default_rng(0)
+
+    def draw(size: float):
+        wide, square = (size * rng.normal(size=shape) for shape in ((128, 130), (1, 8, 8)))
+        tree = {"image": {"w": wide, "blocks": {"spatial_mix": {"key": square}}}}
+        return jax.tree.map(jnp.float32, tree)
+
+    params, *gradients = map(draw, (1.0, 1e-3, 1e-3, 1e-3))
+    optimizer = make_optimizer(config, 100)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for gradient in gradients:
+        updates, state = update(gradient, state, params)
+    return jax.tree.leaves(jax.device_get(updates))
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, field.name) for name, of in OPTIMIZERS.items() for field in dataclasses.fields(of)],
+)
+def test_every_setting_reaches_the_third_update(name, field):
+    other = 1e-4 if field == "epsilon" else getattr(OPTIMIZERS[name](), field) / 2
+    updates = (third_update(OptimizerConfig(name, **more)) for more in ({}, {field: other}))
+    assert any(
+        np.abs(before - after).max() > 1e-3 * np.abs(before).max()
+        for before, after in zip(*updates, strict=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from rwkv_jax.training.ema import ema_decay_at, next_ema
 from rwkv_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from rwkv_jax.training.paths import PathRuleError
 from rwkv_jax.training.sharding import make_mesh, state_shardings
-from rwkv_jax.training.state import TrainState, first_state
+from rwkv_jax.training.state import TrainState, begun_with, first_state
 from rwkv_jax.training.update import TrainStep, each_once, make_train_step, norms
 from rwkv_jax.weights import load_weights, params_sha256
 
@@ -40,25 +41,36 @@ BATCH = {
 
 
 @functools.cache
-def started(config: OptimizerConfig, micro_batches: int = 1) -> tuple[TrainStep, TrainState, dict]:
+def started(
+    config: OptimizerConfig,
+    micro_batches: int = 1,
+    *,
+    loss: str = "softmax",
+    drop_path: float = 0.0,
+) -> tuple[TrainStep, TrainState, dict]:
     """A step, the state before it, and a batch, of one device."""
+    model = dataclasses.replace(
+        MODEL,
+        text=dataclasses.replace(MODEL.text, drop_path=drop_path),
+        logit_bias=-1.0 if loss == "sigmoid" else None,
+    )
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     optimizer = make_optimizer(config, 100)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
-        abstract_params(MODEL),
+        abstract_params(model),
     )
     # Adding 0 to it would show in its bits.
     params["image"]["cls_token"] = -jnp.zeros_like(params["image"]["cls_token"])
     state = first_state(params, optimizer, ema=config.ema_decay is not None)
     shardings = state_shardings(state, mesh)
     step = make_train_step(
-        model_graphdef(MODEL, jnp.float32),
+        model_graphdef(model, jnp.float32),
         optimizer,
         learning_rate_schedule(config, 100),
         rules=config,
-        loss=LossConfig(),
+        loss=LossConfig(loss),
         positives="pair",
         micro_batches=micro_batches,
         seed=0,
@@ -238,6 +250,21 @@ def test_average_by_hand():
         next_ema(None, {"p": jnp.asarray(1.0)}, 0.2, jnp.asarray(0))
 
 
+def abstract(state: TrainState) -> TrainState:
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state
+    )
+
+
+def test_average_begins_at_the_weights_that_a_run_begins_with():
+    _, state, _ = started(OptimizerConfig(ema_decay=0.9))
+    weights = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), state.params)
+    begun = begun_with(state, weights, abstract(state))
+    chex.assert_trees_all_equal(begun.ema, weights)
+    for mean, live in zip(*map(jax.tree.leaves, (begun.ema, begun.params)), strict=True):
+        assert mean is not live  # a step takes both as donated
+
+
 def test_average_follows_the_run_and_comes_back_bit_equal(two_steps, tmp_path):
     (before, between, after), _ = two_steps
     chex.assert_trees_all_equal(before.ema, before.params)
@@ -249,9 +276,7 @@ def test_average_follows_the_run_and_comes_back_bit_equal(two_steps, tmp_path):
         chex.assert_trees_all_close(jax.tree.map(np.float64, now.ema), wanted, rtol=1e-5, atol=1e-7)
     assert {leaf.dtype for leaf in jax.tree.leaves(after.ema)} == {jnp.dtype("float32")}
 
-    like = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), after
-    )
+    like = abstract(after)
     without, like_without = (dataclasses.replace(x, ema=None) for x in (after, like))
     with RunCheckpoints(tmp_path / "with", CheckpointConfig()) as checkpoints:
         checkpoints.save(after, {})
@@ -303,6 +328,46 @@ def test_a_locked_run_with_an_average_ends_alike_when_it_is_cut(pictures: Path, 
     assert "optimizer.no_decay: 'norm9' is found in no parameter's path" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not (tmp_path / "new").exists()
+
+
+# ------------------------------------------------------------------------------- steps in a run
+
+SMALL_STEPS = OptimizerConfig(peak_learning_rate=1e-4, frozen="image")
+
+
+def after_one(loss: str, **changed) -> tuple[TrainState, dict]:
+    """The state and the metrics after a step from a state with these fields."""
+    step, state, batch = started(SMALL_STEPS, loss=loss, drop_path=0.5)
+    # The step takes what it is given, and is compiled again for what lies elsewhere.
+    copies = jax.tree.map(
+        lambda new, old: jax.device_put(jnp.copy(new), old.sharding),
+        dataclasses.replace(state, **changed),
+        state,
+    )
+    return step(copies, batch)
+
+
+@pytest.mark.parametrize(
+    ("loss", "before", "after"),
+    [("softmax", 6.0, math.log(100)), ("softmax", -1.0, 0.0), ("sigmoid", 6.0, 6.0)],
+)
+def test_only_the_softmax_bounds_its_scale(loss, before, after):
+    _, state, _ = started(SMALL_STEPS, loss=loss, drop_path=0.5)
+    params = state.params | {"logit_scale": jnp.float32(before)}
+    state, metrics = after_one(loss, params=params)
+    assert state.params["logit_scale"] == pytest.approx(after, abs=1e-3)
+    assert metrics["train/logit_scale"] == pytest.approx(math.exp(state.params["logit_scale"]))
+    rate = learning_rate_schedule(SMALL_STEPS, 100)(0)
+    assert metrics["train/learning_rate"] == pytest.approx(float(rate))
+
+
+def test_each_step_drops_other_paths_and_again_the_same():
+    first, second, third, again = (
+        float(after_one("softmax", step=jnp.asarray(n, jnp.int32))[1]["train/loss"])
+        for n in (0, 1, 2, 0)
+    )
+    assert first == again
+    assert len({first, second, third}) == 3
 
 
 # -------------------------------------------------------------------------------- logged norms

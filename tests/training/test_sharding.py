@@ -1,5 +1,6 @@
 """The table of rules, and the same losses whatever the mesh."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
-from tiny import run
+from tiny import TINY, run
 
+from rwkv_jax.config import load_config
 from rwkv_jax.models import ClipConfig, ImageConfig, abstract_params, rwkv_clip_b16, rwkv_clip_b32
 from rwkv_jax.models.params import flat_params
 from rwkv_jax.training.config import MeshConfig, OptimizerConfig
 from rwkv_jax.training.optimizer import make_optimizer
+from rwkv_jax.training.setup import check_parts_fit
 from rwkv_jax.training.sharding import (
     check_batch_divides,
     make_mesh,
@@ -54,6 +57,21 @@ def test_most_of_the_model_is_split():
         if "fsdp" not in param_spec(path, leaf.shape, mesh)
     )
     assert whole < 0.01 * sum(leaf.size for leaf in leaves.values())
+
+
+@pytest.mark.parametrize(
+    ("mix", "into", "out"),
+    [
+        ("spatial_mix", ("receptance", "key", "value", "gate"), "output"),
+        ("channel_mix", ("key",), "value"),
+    ],
+)
+def test_tensor_splits_heads_and_hidden_channels(mix: str, into: tuple[str, ...], out: str):
+    def spec(name: str) -> P:
+        return param_spec(f"image/blocks/{mix}/{name}", (2, 8, 8), abstract_mesh(1, 2, 2))
+
+    assert {spec(name) for name in into} == {P(None, "fsdp", "tensor")}
+    assert spec(out) == P(None, "tensor", "fsdp")
 
 
 def test_a_parameter_without_a_rule_is_named():
@@ -103,6 +121,13 @@ def test_sizes_that_no_mesh_can_have(sizes: dict[str, int]):
 def test_a_batch_that_does_not_divide():
     with pytest.raises(ValueError, match=r"batch_size = 12 does not divide over 8 parts"):
         check_batch_divides(12, abstract_mesh(4, 2, 3))
+
+
+def test_micro_batches_that_do_not_divide_the_pairs_of_a_device():
+    config = dataclasses.replace(load_config(TINY), batch_size=8, micro_batches=8)
+    told = "micro_batches = 8 does not divide the 4 pairs of each of 2 parts"
+    with pytest.raises(ValueError, match=told):
+        check_parts_fit(config, abstract_mesh(2, 1, 1))
 
 
 @pytest.mark.slow  # four programs of eight devices; test_train.py runs one of them
