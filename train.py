@@ -263,8 +263,9 @@ def main() -> None:
         with using(config.kernels):
             train(config, Path(arguments.workdir))
     except KeyboardInterrupt:
-        print("train.py: stopped; the same command goes on from the newest whole checkpoint")
-        sys.exit(130)
+        stopped = "train.py: stopped; the same command goes on from the newest whole checkpoint"
+        print(stopped, file=sys.stderr)
+        sys.exit(130)  # what a shell expects after Ctrl-C
     except (
         CheckpointError,
         ConfigError,

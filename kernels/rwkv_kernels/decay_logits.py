@@ -38,7 +38,8 @@ def decay_logits(
       Logits w: a decay is exp(-exp(w)). Gradients have the dtypes of what they are of.
 
     Raises:
-      ValueError: shapes that disagree, or that no kernel serves (see `unservable`).
+      ValueError: shapes that disagree, or that no kernel serves (see `misfits`); on which device
+        is for the caller to ask (`unservable`).
 
     Source: RWKV-6 (arXiv 2404.05892), section 4.
     """
@@ -48,8 +49,7 @@ def decay_logits(
                 f"decay_logits: {name} must be {wanted} to go with up {up.shape}, got "
                 f"{array.shape}."
             )
-    here = misfits if interpret is not None else unservable
-    reasons = here(z.shape, z.dtype, up.shape)
+    reasons = misfits(z.shape, z.dtype, up.shape)
     if reasons:
         raise ValueError(f"decay_logits: no kernel serves z {z.shape}: {'; '.join(reasons)}.")
     flat = z.reshape(math.prod(z.shape[:-1]), -1)  # [*B, R] -> [M, R]

@@ -163,7 +163,10 @@ def main() -> None:
             f"This times kernels on a Hopper GPU, and JAX found {device_kind()!r}: without one, "
             "--static ranks the choices on paper."
         )
-    failed = tune(shapes, options.calls, options.out)
+    try:
+        failed = tune(shapes, options.calls, options.out)
+    except ValueError as error:
+        sys.exit(str(error))
     print(f"kept in {options.out}")
     if failed:
         sys.exit(f"not tuned: {'; '.join(failed)}")

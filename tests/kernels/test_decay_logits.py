@@ -67,7 +67,7 @@ def test_what_the_kernel_cannot_serve():
     [
         ((3, 32), (64, 128), 128, r"z must be \(3, 64\) to go with up \(64, 128\), got \(3, 32\)"),
         ((3, 64), (64, 128), 64, r"bias must be \(128,\) to go with up .*, got \(64,\)"),
-        ((3, 64), (64, 96), 96, r"no kernel serves z \(3, 64\): .*; D = 96"),
+        ((3, 64), (64, 96), 96, r"no kernel serves z \(3, 64\): D = 96"),
     ],
 )
 def test_bad_input_is_refused(z, up, bias, message):
