@@ -40,7 +40,7 @@ def test_a_gpu_that_is_not_here():
     assert paper.cost.flops > 0
 
 
-@pytest.mark.parametrize("kernels", ["auto", "none"])
+@pytest.mark.parametrize("kernels", [pytest.param("auto", marks=pytest.mark.slow), "none"])
 def test_kernels_are_left_out_where_the_command_line_says_so(kernels):
     of_towers = [
         f"--model.{tower}.{field}"
