@@ -101,7 +101,8 @@ def bi_wkv6(
       v: value, like r.
       w: decay logit, [B, T, H, N], float32 whatever the others are (bfloat16 is taken, and loses
         decays near 1). Any value: a decay of 0 or 1 neither overflows nor loses gradients, but
-        that a GPU's kernels lose w's own in bfloat16 where w < -19 (decays within 6e-9 of 1).
+        that a GPU's kernels in bfloat16 lose w's own below -19 (decays within 6e-9 of 1):
+        see docs/kernels.md.
       u: bonus of the present token [H, N].
       implementation: a name from `IMPLEMENTATIONS`; None takes the first that can serve the call.
 
@@ -261,9 +262,9 @@ def _log_choice(call: Call, chosen: str, passed_over: list[str]) -> None:
     axes = unsplit() if chosen.startswith("pallas") else ()
     if axes:
         _warn_once(
-            f"{call.function} on {call.platform} is a kernel, which XLA does not split: all devices"
-            f" of the mesh's {list(axes)} do all of its work. Call it inside"
-            " jax.shard_map(..., check_vma=False)"
+            f"{call.function} on {call.platform} is a kernel, which XLA does not split over the"
+            f" mesh's {list(axes)}: a GPU's devices all do all of its work, and TPUs refuse. Call"
+            " it inside jax.shard_map(..., check_vma=False)"
         )
 
 

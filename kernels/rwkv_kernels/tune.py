@@ -183,7 +183,7 @@ def tune(shapes: Sequence[Shape], calls: int, out: Path) -> list[str]:
     for shape in tqdm.tqdm(shapes, unit="shape"):
         try:
             found = search(shape, calls)
-        except (jax.errors.JaxRuntimeError, RuntimeError) as error:
+        except RuntimeError as error:  # JAX's own are of these
             failed.append(f"{list(shape)}: {str(error).splitlines()[0]}")
             continue
         if found is not None:

@@ -1,4 +1,4 @@
-"""Token shifts, positions, drop path, the stack and the pool, against values worked out by hand."""
+"""Token shifts, positions, drop path and the stack, each against values worked out by hand."""
 
 import dataclasses
 import functools
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from random_values import with_random_values
 
 from rwkv_jax.mesh import AXES
 from rwkv_jax.models import layers
 from rwkv_jax.models.block import run_blocks, stack_blocks
 from rwkv_jax.models.channel_mix import squared_relu
-from rwkv_jax.models.config import ClipConfig, ImageConfig, TextConfig
+from rwkv_jax.models.config import ImageConfig, TextConfig
 from rwkv_jax.models.image_encoder import image_block_spec
 from rwkv_jax.models.layers import by_patches, drop_path
 from rwkv_jax.models.positions import bicubic_matrix, resize_positions
-from rwkv_jax.models.rwkv_clip import RwkvClip
-from rwkv_jax.models.text_encoder import TextEncoder, text_block_spec
+from rwkv_jax.models.text_encoder import text_block_spec
 from rwkv_jax.models.token_shift import image_shift, text_shift
 from rwkv_jax.wkv import bi_wkv6, causal_wkv6
 
@@ -154,14 +154,6 @@ def stack():
 
 def random_stack(spec):
     return with_random_values(lambda: stack_blocks(spec, rngs=nnx.Rngs(0)))
-
-
-def with_random_values(make):
-    """A module with values that let every term be seen (initial ones are often 0)."""
-    graphdef, state = nnx.split(nnx.eval_shape(make))
-    rng = np.random.default_rng(0)
-    fill = lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype)  # noqa: E731
-    return nnx.merge(graphdef, jax.tree.map(fill, state))
 
 
 def run(stack, x, **options):
@@ -366,43 +358,3 @@ def test_the_block_serves_a_causal_model_too():
     before, after = call(state, x), call(state, x.at[:, 3, 0].add(1.0))
     np.testing.assert_array_equal(before[:, :3], after[:, :3])
     assert (np.abs(before[:, 3:] - after[:, 3:]).max(axis=-1) > 1e-4).all()
-
-
-TEXT = TextConfig(vocab_size=16, context_length=4, width=8, heads=1, depth=1, hidden=8)
-
-
-@pytest.fixture(scope="module")
-def encode_alike():
-    """(what the last norm gives for every token, positions pooled of three rows) -> features."""
-    text = with_random_values(lambda: TextEncoder(TEXT, dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    graphdef, state = nnx.split(text)
-
-    def encode(token, pooled):
-        text = nnx.merge(graphdef, state)
-        text.norm_out.scale, text.norm_out.bias = nnx.Param(jnp.zeros(8)), nnx.Param(token)
-        return text(jnp.ones((3, 4), jnp.int32), pooled=pooled)
-
-    return encode
-
-
-POOLED = jnp.array([1, 2, 4])
-
-
-def test_so_many_positions_are_pooled(encode_alike):
-    token = np.arange(1.0, 9.0, dtype=np.float32)
-    features = jax.jit(encode_alike)(token, POOLED)
-    np.testing.assert_allclose(features, [token / np.linalg.norm(token)] * 3, rtol=1e-6)
-
-
-def test_a_token_of_all_zeros_has_finite_gradients(encode_alike):
-    gradient = jax.jit(jax.grad(lambda token: jnp.sum(encode_alike(token, POOLED))))(jnp.zeros(8))
-    chex.assert_tree_all_finite(gradient)
-
-
-def test_each_tower_has_a_key_of_its_own(monkeypatch):
-    model = nnx.eval_shape(lambda: RwkvClip(ClipConfig(IMAGE, TEXT), rngs=nnx.Rngs(0)))
-    model.logit_scale = nnx.Param(jnp.float32(0))
-    for name in ("encode_image", "encode_text"):
-        monkeypatch.setattr(RwkvClip, name, lambda *_, key: jax.random.key_data(key).tolist())
-    image, text, _ = model(None, None, key=jax.random.key(0))
-    assert image != text
